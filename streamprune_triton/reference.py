@@ -1,0 +1,262 @@
+"""The pruning step in plain PyTorch: the specification that the kernels are tested against, and the CPU path.
+
+Shapes: T frames of H x W tokens with D features. NaN in a similarity means that there was nothing to compare with.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from .rule import Rule
+
+EPS = 1e-8
+BLOCK_ELEMENTS = 1 << 21  # features upcast at once: they and their products stay in a CPU's cache
+
+
+class Scores(NamedTuple):
+    """What one pass over the features leaves of them."""
+
+    squared_norms: torch.Tensor  # (T, H, W) float32; NaN marks a token with a non-finite value
+    previous: torch.Tensor  # (T, H, W) dot product with the reference token
+    right: torch.Tensor  # (T, H, W - 1) with the right neighbour
+    down: torch.Tensor  # (T, H - 1, W) with the neighbour below
+    means: torch.Tensor  # (T, D) float32, over the finite tokens of a frame; (0, D) where not asked for
+
+
+class Pruned(NamedTuple):
+    """One stream's results; tokens and indices have `capacity` rows, the first counts.sum() of them written."""
+
+    tokens: torch.Tensor
+    indices: torch.Tensor
+    keep: torch.Tensor
+    counts: torch.Tensor
+    cu_counts: torch.Tensor
+    carriers: torch.Tensor
+    temporal: torch.Tensor
+    spatial: torch.Tensor
+    nonfinite: torch.Tensor
+    overflow: torch.Tensor
+    reference: torch.Tensor
+    squared_norms: torch.Tensor
+    frames: torch.Tensor
+
+
+def prune(
+    x: torch.Tensor,
+    reference: torch.Tensor | None,
+    squared_norms: torch.Tensor | None,
+    frames: torch.Tensor | None,
+    rule: Rule,
+    capacity: int,
+) -> Pruned:
+    """Prunes the frames `x` (T, H, W, D) of one stream, given its state: SPEC sections 2 and 3 in order."""
+    t, h, w, d = x.shape
+    if reference is None or squared_norms is None or frames is None:
+        reference = x.new_zeros(h, w, d)
+        squared_norms = x.new_full((h, w), torch.nan, dtype=torch.float32)
+        frames = torch.zeros((), dtype=torch.int64, device=x.device)
+
+    step = 1 if rule.last_kept else max(t, 1)  # last_kept: each frame is decided before the next is compared
+    decided, means = [], []
+    room = torch.full((), capacity, dtype=torch.int64, device=x.device)
+    overflow = torch.zeros((), dtype=torch.bool, device=x.device)
+    for start in range(0, t, step):
+        window = x[start : start + step]
+        scores = score(window, reference, rule.mask_kind != "none", rule.carrier == "all")
+        keep, temporal, spatial = decide(scores, squared_norms, frames + start, rule)
+        rank = keep.flatten().cumsum(0).view_as(keep)
+        fits = keep & (rank <= room)
+        overflow = overflow | (fits != keep).any()
+        room = room - fits.sum()
+        reference, squared_norms = next_reference(window, fits, scores, reference, squared_norms, rule)
+        decided.append((fits, temporal, spatial, scores.squared_norms.isnan()))
+        means.append(scores.means)
+
+    empty = (x.new_zeros((0, h, w), dtype=torch.bool),) + (x.new_zeros((0, h, w), dtype=torch.float32),) * 2
+    keep, temporal, spatial, bad = map(_cat, zip(*(decided or [(*empty, empty[0])]), strict=True))
+    counts = keep.flatten(1).sum(1, dtype=torch.int32)
+    tokens, indices = compact(x, keep, capacity)
+    return Pruned(
+        tokens,
+        indices,
+        keep,
+        counts,
+        torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0)),
+        carriers(x, keep, ~bad, _cat(means) if means else x.new_zeros((0, d)), rule.carrier),
+        temporal,
+        spatial,
+        bad.sum(),
+        overflow,
+        reference.clone(),
+        squared_norms.clone(),
+        frames + t,
+    )
+
+
+def score(x: torch.Tensor, reference: torch.Tensor, spatial: bool, mean: bool) -> Scores:
+    """The squared norms and dot products of SPEC section 1, in blocks of frames to bound the memory."""
+    per_block = max(1, BLOCK_ELEMENTS // max(1, x[:1].numel()))
+    before = reference.float()
+    blocks = []
+    for block in x.split(per_block):
+        f = block.float()
+        squared_norms = dot(f, f)
+        finite = finite_tokens(f, squared_norms)
+        blocks.append(
+            Scores(
+                squared_norms.masked_fill(~finite, torch.nan),
+                torch.cat([dot(f[:1], before), dot(f[1:], f[:-1])]),
+                dot(f[:, :, :-1], f[:, :, 1:]) if spatial else f.new_zeros(0),
+                dot(f[:, :-1], f[:, 1:]) if spatial else f.new_zeros(0),
+                masked_mean(f, finite) if mean else f.new_zeros((0, f.shape[-1])),
+            )
+        )
+        before = f[-1]
+    return Scores(*map(_cat, zip(*blocks, strict=True)))
+
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Dot products over the features; an elementwise sum, whose order does not depend on the other sizes."""
+    return (a * b).sum(-1)
+
+
+def finite_tokens(f: torch.Tensor, squared_norms: torch.Tensor) -> torch.Tensor:
+    """(T, H, W) bool. A finite squared norm proves a token finite; the others are looked at value by value."""
+    finite = squared_norms.isfinite()
+    if f.device.type == "cpu" and bool(finite.all()):
+        return finite
+    return f.isfinite().all(-1)
+
+
+def masked_mean(f: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """(T, D) means over the chosen tokens of each frame, 0 where none is chosen."""
+    if not (f.device.type == "cpu" and bool(chosen.all())):
+        f = torch.where(chosen[..., None], f, 0.0)
+    return f.flatten(1, 2).sum(1) / chosen.flatten(1).sum(1).clamp_min(1)[:, None]
+
+
+def cosine(dots: torch.Tensor, squared_a: torch.Tensor, squared_b: torch.Tensor) -> torch.Tensor:
+    """cos(a, b) = a.b / (max(|a|, eps) * max(|b|, eps)), in [-1, 1].
+
+    NaN where a or b is not finite; 0 where a squared norm overflows float32, as for a zero vector.
+    """
+    cos = (dots / (squared_a.sqrt().clamp_min(EPS) * squared_b.sqrt().clamp_min(EPS))).clamp(-1, 1)
+    cos = cos.masked_fill(squared_a.isinf() | squared_b.isinf(), 0.0)
+    return cos.masked_fill(squared_a.isnan() | squared_b.isnan(), torch.nan)
+
+
+def decide(
+    scores: Scores, reference_norms: torch.Tensor, first_frame: torch.Tensor, rule: Rule
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(keep, temporal, spatial), each (T, H, W), of frames that follow `first_frame` frames of their stream."""
+    norms = scores.squared_norms
+    t, h, w = norms.shape
+    numbers = first_frame + torch.arange(t, device=norms.device)
+    temporal = cosine(scores.previous, norms, torch.cat([reference_norms[None], norms[:-1]]))
+    finite = ~norms.isnan()
+    keyframe = torch.zeros_like(finite)
+    if rule.keyframe_interval:
+        keyframe = keyframe | (numbers % rule.keyframe_interval == 0)[:, None, None]
+
+    drop_temporal = (temporal > rule.temporal_threshold) & ~keyframe
+    survivor = ~drop_temporal if rule.survivors else torch.ones_like(finite)
+    candidate = candidates(h, w, numbers, rule)
+    spatial = torch.full_like(temporal, torch.nan)
+    if rule.mask_kind != "none":
+        spatial = highest_neighbor(scores, survivor)
+    keep = finite & (keyframe | ~(drop_temporal | (candidate & (spatial > rule.spatial_threshold))))
+
+    if rule.keep_tokens >= 0 or rule.max_tokens >= 0:
+        redundancy = temporal.nan_to_num(nan=-1.0)
+        redundancy = redundancy.maximum(torch.where(candidate, spatial.nan_to_num(nan=-1.0), -1.0))
+        budget = rule.keep_tokens if rule.keep_tokens >= 0 else rule.max_tokens
+        segments = (1, -1) if rule.clip else (t, -1)
+        chosen = least_redundant(redundancy.reshape(segments), (keep & ~keyframe).reshape(segments), budget)
+        keep = chosen.view_as(keep) | (keep & keyframe)
+    return keep, temporal, spatial
+
+
+def highest_neighbor(scores: Scores, survivor: torch.Tensor) -> torch.Tensor:
+    """s_s: the highest cosine to a surviving, finite 4-neighbour; NaN without one."""
+    norms = scores.squared_norms
+    right = cosine(scores.right, norms[:, :, :-1], norms[:, :, 1:]).nan_to_num(nan=-torch.inf)
+    down = cosine(scores.down, norms[:, :-1], norms[:, 1:]).nan_to_num(nan=-torch.inf)
+    best = torch.full_like(norms, -torch.inf)
+    for here, there, edge in (
+        (best[:, :, :-1], survivor[:, :, 1:], right),
+        (best[:, :, 1:], survivor[:, :, :-1], right),
+        (best[:, :-1], survivor[:, 1:], down),
+        (best[:, 1:], survivor[:, :-1], down),
+    ):
+        here.copy_(here.maximum(edge.masked_fill(~there, -torch.inf)))
+    return best.masked_fill(best.isinf(), torch.nan)
+
+
+def candidates(h: int, w: int, numbers: torch.Tensor, rule: Rule) -> torch.Tensor:
+    """(T, H, W) bool: which tokens the spatial stage may drop; `numbers` (T,) count the stream's frames."""
+    i = torch.arange(h, device=numbers.device)[:, None]
+    j = torch.arange(w, device=numbers.device)[None, :]
+    n = numbers[:, None, None]
+    by_name = {
+        "checkerboard": (i + j) % 2 == 1,
+        "checkerboard_even": (i + j) % 2 == 0,
+        "alternate": (i + j + n) % 2 == 1,
+        "rows": i % 2 == 1,
+        "columns": j % 2 == 1,
+        "all": i >= 0,
+        "none": i < 0,
+        "tensor": rule.mask,
+    }
+    mask = by_name[rule.mask_kind]
+    assert mask is not None
+    return mask.expand(len(numbers), h, w)
+
+
+def least_redundant(redundancy: torch.Tensor, eligible: torch.Tensor, budget: int) -> torch.Tensor:
+    """(S, N) bool: in each of S segments the `budget` eligible tokens of least redundancy, ties to the lower index."""
+    order = redundancy.masked_fill(~eligible, torch.inf).argsort(dim=1, stable=True)[:, :budget]
+    chosen = torch.zeros_like(eligible).scatter_(1, order, torch.ones_like(order, dtype=torch.bool))
+    return chosen & eligible
+
+
+def next_reference(
+    x: torch.Tensor,
+    keep: torch.Tensor,
+    scores: Scores,
+    reference: torch.Tensor,
+    squared_norms: torch.Tensor,
+    rule: Rule,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The token that the next frame is compared with at each place, and its squared norm."""
+    if not rule.last_kept:
+        return x[-1], scores.squared_norms[-1]
+    last = keep[-1]
+    return torch.where(last[..., None], x[-1], reference), torch.where(last, scores.squared_norms[-1], squared_norms)
+
+
+def carriers(
+    x: torch.Tensor, keep: torch.Tensor, finite: torch.Tensor, means: torch.Tensor, carrier: str
+) -> torch.Tensor:
+    """(T, D): one semantic carrier a frame (VideoScan, section 3.1), or (0, D) for carrier "none"."""
+    if carrier == "none":
+        return x.new_zeros((0, x.shape[-1]))
+    if carrier == "all" or not len(x):
+        return means.to(x.dtype)
+    chosen = torch.where(keep.flatten(1).any(1)[:, None, None], keep, finite)
+    return torch.cat([masked_mean(f.float(), m) for f, m in zip(x.split(1), chosen.split(1), strict=True)]).to(x.dtype)
+
+
+def compact(x: torch.Tensor, keep: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kept tokens (capacity, D) and their indices into T*H*W, in raster-then-time order."""
+    kept = keep.flatten().nonzero().squeeze(1)
+    indices = kept.new_empty(capacity)
+    indices[: len(kept)] = kept
+    tokens = x.new_empty((capacity, x.shape[-1]))
+    torch.index_select(x.reshape(-1, x.shape[-1]), 0, kept, out=tokens[: len(kept)])
+    return tokens, indices
+
+
+def _cat(parts: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

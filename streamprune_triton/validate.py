@@ -1,0 +1,61 @@
+"""Checks of what a caller hands over, all of them before anything is launched or any state is changed."""
+
+from __future__ import annotations
+
+import torch
+
+from .config import PruneConfig
+from .state import StreamState
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_features(x: object, name: str = "x") -> torch.Tensor:
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor (T, H, W, D), got {type(x).__name__}")
+    if x.ndim != 4:
+        raise ValueError(f"{name} must have shape (T, H, W, D), got {tuple(x.shape)}: reshape it to its grid")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, bfloat16 or float16, got {x.dtype}: convert it with {name}.float()")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name} must have H, W and D of at least 1, got shape {tuple(x.shape)}")
+    return x
+
+
+def check_batch(xs: list[torch.Tensor]) -> None:
+    for b, x in enumerate(xs):
+        check_features(x, f"x[{b}]" if len(xs) > 1 else "x")
+        for what, first, this in (
+            ("device", xs[0].device, x.device),
+            ("dtype", xs[0].dtype, x.dtype),
+            ("D", xs[0].shape[-1], x.shape[-1]),
+        ):
+            if first != this:
+                raise ValueError(f"x must have one {what} throughout: x[0] has {first}, x[{b}] has {this}")
+
+
+def check_state(state: object, x: torch.Tensor) -> None:
+    if state is None:
+        return
+    if not isinstance(state, StreamState):
+        raise TypeError(f"state must be a StreamState or None, got {type(state).__name__}")
+    held = state.reference
+    for what, had, got in (
+        ("grid (H, W)", tuple(held.shape[:2]), tuple(x.shape[1:3])),
+        ("D", held.shape[-1], x.shape[-1]),
+        ("dtype", held.dtype, x.dtype),
+        ("device", held.device, x.device),
+    ):
+        if had != got:
+            raise ValueError(f"x must keep the stream's {what}: the state has {had}, x has {got}; use a new state")
+
+
+def check_config(config: object, xs: list[torch.Tensor]) -> None:
+    if not isinstance(config, PruneConfig):
+        raise TypeError(f"config must be a PruneConfig, got {type(config).__name__}")
+    if isinstance(config.mask, torch.Tensor):
+        for x in xs:
+            if tuple(config.mask.shape) != tuple(x.shape[1:3]):
+                raise ValueError(
+                    f"mask must have the grid's shape {tuple(x.shape[1:3])}, got {tuple(config.mask.shape)}"
+                )
