@@ -1,6 +1,13 @@
-"""The pruning step as registered operators, `torch.ops.streamprune.*`: schema, shapes, and who computes it where."""
+"""The pruning step as registered operators, `torch.ops.streamprune.*`: schemas, shapes, and who computes it where.
+
+`prune` returns new tensors, `prune_out` writes them into given ones. Both take a batch of streams as lists and return
+its results packed one stream after the other; `Packed` names them.
+"""
 
 from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,6 +19,169 @@ from .state import StreamState
 
 BACKENDS = ("auto", "triton", "torch")
 
+Held = tuple["torch.Tensor | None", "torch.Tensor | None", "torch.Tensor | None"]  # a StreamState, or nothing
+
+_INPUTS = (
+    "Tensor[] x, Tensor?[] reference, Tensor?[] squared_norms, Tensor?[] frames, Tensor? mask, str mask_kind, "
+    "float temporal_threshold, float spatial_threshold, bool survivors, bool last_kept, int keyframe_interval, "
+    "int keep_tokens, bool clip, int max_tokens, str carrier, SymInt[] capacity"
+)
+
+
+class Packed(NamedTuple):
+    """Results of B streams: N tokens, F frames, C rows of capacity and A places in the grids, summed over them."""
+
+    tokens: torch.Tensor  # (C, D)
+    indices: torch.Tensor  # (C,) int64
+    keep: torch.Tensor  # (N,) bool
+    counts: torch.Tensor  # (F,) int32
+    cu_counts: torch.Tensor  # (F + B,) int32
+    carriers: torch.Tensor  # (F, D), (0, D) for carrier "none"
+    temporal: torch.Tensor  # (N,) float32
+    spatial: torch.Tensor  # (N,) float32
+    nonfinite: torch.Tensor  # (B,) int64
+    overflow: torch.Tensor  # (B,) bool
+    reference: torch.Tensor  # (A, D)
+    squared_norms: torch.Tensor  # (A,) float32
+    frames: torch.Tensor  # (B,) int64
+
+
+_library = torch.library.Library("streamprune", "DEF")
+_library.define(f"prune({_INPUTS}) -> ({', '.join(f'Tensor {name}' for name in Packed._fields)})")
+_library.define(
+    f"prune_out({_INPUTS}, "
+    + ", ".join(f"Tensor({chr(ord('a') + i)}!) {name}_out" for i, name in enumerate(Packed._fields))
+    + ") -> ()"
+)
+
+
+def empty(x: list[torch.Tensor], carrier: str, capacity: list[int]) -> Packed:
+    """Results without values: their shapes depend on no data."""
+    new, d, int32, int64 = x[0].new_empty, x[0].shape[3], torch.int32, torch.int64
+    frames = sum(s.shape[0] for s in x)
+    tokens = sum(s.shape[0] * s.shape[1] * s.shape[2] for s in x)
+    places = sum(s.shape[1] * s.shape[2] for s in x)
+    rows, streams = sum(capacity), len(x)
+    return Packed(
+        new((rows, d)),
+        new((rows,), dtype=int64),
+        new((tokens,), dtype=torch.bool),
+        new((frames,), dtype=int32),
+        new((frames + streams,), dtype=int32),
+        new((0 if carrier == "none" else frames, d)),
+        new((tokens,), dtype=torch.float32),
+        new((tokens,), dtype=torch.float32),
+        new((streams,), dtype=int64),
+        new((streams,), dtype=torch.bool),
+        new((places, d)),
+        new((places,), dtype=torch.float32),
+        new((streams,), dtype=int64),
+    )
+
+
+def by_torch(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: list[int]) -> Packed:
+    """The results by the specification."""
+    each = [reference.prune(x[b], *held[b], rule, capacity[b]) for b in range(len(x))]
+    parts = zip(*(_flat(pruned) for pruned in each), strict=True)
+    return Packed(*(p[0] if len(p) == 1 else torch.cat(p) for p in parts))
+
+
+def by_triton(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: list[int], out: Packed) -> None:
+    """Writes the results by the kernels; streams without a frame have nothing to launch."""
+    from .kernels.launch import Outputs, Stream
+    from .kernels.launch import prune as launch
+
+    some = [b for b in range(len(x)) if x[b].shape[0]]
+    if len(some) == len(x):
+        return launch([Stream(x[b], *held[b]) for b in some], rule, capacity, Outputs(*out))
+    parts = split(out, x, rule.carrier, capacity)
+    for b, part in enumerate(parts):
+        one = ([x[b]], [held[b]], rule, [capacity[b]])
+        if b in some:
+            by_triton(*one, part)
+        else:
+            _copy(by_torch(*one), part)
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether the operators run the kernels on this device: on a GPU, and on a CPU under Triton's interpreter."""
+    return device.type == "cuda" or interpreting()
+
+
+def interpreting() -> bool:
+    """Whether Triton was told to interpret its kernels on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
+
+
+def split(out: Packed, x: list[torch.Tensor], carrier: str, capacity: list[int]) -> list[Packed]:
+    """Views of each stream's share of packed results."""
+    t, area = [s.shape[0] for s in x], [s.shape[1] * s.shape[2] for s in x]
+    tokens, frames, one = [n * a for n, a in zip(t, area, strict=True)], t, [1] * len(x)
+    carriers = [0] * len(x) if carrier == "none" else t
+    cu = [n + 1 for n in t]
+    sizes = (capacity, capacity, tokens, frames, cu, carriers, tokens, tokens, one, one, area, area, one)
+    return [Packed(*p) for p in zip(*(v.split(n) for v, n in zip(out, sizes, strict=True)), strict=True)]
+
+
+def _flat(p: reference.Pruned) -> Packed:
+    d = p.tokens.shape[1]
+    return Packed(
+        *p[:2],
+        p.keep.flatten(),
+        *p[3:6],
+        p.temporal.flatten(),
+        p.spatial.flatten(),
+        p.nonfinite.view(1),
+        p.overflow.view(1),
+        p.reference.view(-1, d),
+        p.squared_norms.flatten(),
+        p.frames.view(1),
+    )
+
+
+def _copy(values: Packed, out: Packed) -> None:
+    for value, into in zip(values, out, strict=True):
+        into.copy_(value)
+
+
+def _arguments(args: tuple) -> tuple[list[torch.Tensor], list[Held], Rule, list[int]]:
+    x, references, norms, frames, *rule, capacity = args
+    return x, list(zip(references, norms, frames, strict=True)), Rule(*rule), capacity
+
+
+def _prune(*args: Any) -> tuple[torch.Tensor, ...]:
+    x, held, rule, capacity = _arguments(args)
+    if not runs_triton(x[0].device):
+        return tuple(by_torch(x, held, rule, capacity))
+    out = empty(x, rule.carrier, capacity)
+    by_triton(x, held, rule, capacity, out)
+    return tuple(out)
+
+
+def _prune_out(*args: Any) -> None:
+    x, held, rule, capacity = _arguments(args[: -len(Packed._fields)])
+    out = Packed(*args[-len(Packed._fields) :])
+    if runs_triton(x[0].device):
+        by_triton(x, held, rule, capacity, out)
+    else:
+        _copy(by_torch(x, held, rule, capacity), out)
+
+
+for _key in ("CPU", "CUDA"):
+    _library.impl("prune", _prune, _key)
+    _library.impl("prune_out", _prune_out, _key)
+
+
+@torch.library.register_fake("streamprune::prune", lib=_library)
+def _fake_prune(*args: Any) -> tuple[torch.Tensor, ...]:
+    x, _, rule, capacity = _arguments(args)
+    return tuple(empty(x, rule.carrier, capacity))
+
+
+@torch.library.register_fake("streamprune::prune_out", lib=_library)
+def _fake_prune_out(*args: Any) -> None:
+    return None
+
 
 def check_backend(backend: object) -> None:
     if backend not in BACKENDS:
@@ -19,23 +189,90 @@ def check_backend(backend: object) -> None:
 
 
 def run(
-    xs: list[torch.Tensor],
+    x: list[torch.Tensor],
     states: list[StreamState | None],
     config: PruneConfig,
-    capacities: list[int],
+    capacity: list[int],
     backend: str,
     out: PaddedPruneResult | None = None,
 ) -> list[PaddedPruneResult]:
+    """The results of checked inputs by the chosen backend."""
     check_backend(backend)
-    rule = Rule.of(config, xs[0].device)
-    results = []
-    for x, state, capacity in zip(xs, states, capacities, strict=True):
-        held = (None, None, None) if state is None else (state.reference, state.squared_norms, state.frames)
-        results.append(_result(reference.prune(x, *held, rule, capacity), config))
-    return results
+    device = x[0].device
+    if backend == "triton" and not runs_triton(device):
+        raise ValueError(
+            f'backend="triton" needs x on a GPU, got {device}: move x, use backend="auto", or set TRITON_INTERPRET=1 '
+            "before Python starts"
+        )
+    rule = Rule.of(config, device)
+    held: list[Held] = [(None, None, None) if s is None else (s.reference, s.squared_norms, s.frames) for s in states]
+    if backend == "torch":
+        packed = by_torch(x, held, rule, capacity)
+    elif out is None:
+        packed = Packed(*torch.ops.streamprune.prune(x, *map(list, zip(*held, strict=True)), *rule, capacity))
+    else:
+        packed = _checked_out(out, x[0], states[0], rule, capacity)
+        torch.ops.streamprune.prune_out(x, *map(list, zip(*held, strict=True)), *rule, capacity, *packed)
+        return [out]
+    grids = [tuple(each.shape[:3]) for each in x]
+    parts = split(packed, x, rule.carrier, capacity) if len(x) > 1 else [packed]
+    return [_result(part, grid, config) for part, grid in zip(parts, grids, strict=True)]
 
 
-def _result(p: reference.Pruned, config: PruneConfig) -> PaddedPruneResult:
+def _result(p: Packed, grid: tuple[int, ...], config: PruneConfig) -> PaddedPruneResult:
+    t, h, w = grid
     return PaddedPruneResult(
-        *p[:5], p.carriers if config.carrier else None, *p[6:10], StreamState(p.reference, p.squared_norms, p.frames)
+        p.tokens,
+        p.indices,
+        p.keep.view(t, h, w),
+        p.counts,
+        p.cu_counts,
+        p.carriers if config.carrier else None,
+        p.temporal.view(t, h, w),
+        p.spatial.view(t, h, w),
+        p.nonfinite.view(()),
+        p.overflow.view(()),
+        StreamState(p.reference.view(h, w, -1), p.squared_norms.view(h, w), p.frames.view(())),
     )
+
+
+def _checked_out(
+    out: PaddedPruneResult, x: torch.Tensor, state: StreamState | None, rule: Rule, capacity: list[int]
+) -> Packed:
+    """The tensors of `out` as the operator takes them. Raises ValueError for other shapes, or for shared memory."""
+    if not isinstance(out, PaddedPruneResult):
+        raise TypeError(f"out must be a PaddedPruneResult, got {type(out).__name__}")
+    held = out.state
+    carriers = x.new_empty((0, x.shape[3])) if out.carriers is None else out.carriers
+    packed = Packed(
+        out.tokens,
+        out.indices,
+        out.keep.view(-1),
+        out.counts,
+        out.cu_counts,
+        carriers,
+        out.temporal.view(-1),
+        out.spatial.view(-1),
+        out.nonfinite.view(1),
+        out.overflow.view(1),
+        held.reference.view(-1, held.reference.shape[-1]),
+        held.squared_norms.view(-1),
+        held.frames.view(1),
+    )
+    with torch.device("meta"):
+        expected = empty([torch.empty(x.shape, dtype=x.dtype)], rule.carrier, capacity)
+    for name, got, wanted in zip(Packed._fields, packed, expected, strict=True):
+        if (got.shape, got.dtype, got.device) != (wanted.shape, wanted.dtype, x.device):
+            raise ValueError(
+                f"out.{name} must be {wanted.dtype} with {tuple(wanted.shape)} on {x.device}, got {got.dtype} with "
+                f"{tuple(got.shape)} on {got.device}: give a result of the same x, config and capacity"
+            )
+    if state is not None and _shares_memory(held.reference, state.reference):
+        raise ValueError("out.state must not share memory with state: give an out of another call, then state.copy_()")
+    if _shares_memory(out.tokens, x):
+        raise ValueError("out must not share memory with x")
+    return packed
+
+
+def _shares_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return not torch.compiler.is_compiling() and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() != 0
