@@ -97,7 +97,7 @@ def carrier_block(
     tl.store(carriers_ptr + out * D + d, mean, mask=d < D)
 
 
-@triton.jit(do_not_specialize=["height", "width", "start"])
+@triton.jit(do_not_specialize=["height", "width", "start", "tokens"])
 def kept_carrier_kernel(
     x_ptr,  # (T, H, W, D)
     dots_ptr,  # (4, SLICES, tokens) float32

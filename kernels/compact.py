@@ -181,6 +181,8 @@ def _prune_block(
         "has_norms",
         "has_frames",
         "ticket_count",
+        "blocks_total",
+        "tokens",
         "temporal_threshold",
         "spatial_threshold",
         "keyframe_interval",

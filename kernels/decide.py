@@ -167,6 +167,7 @@ def decide_block(
         "start",
         "has_norms",
         "has_frames",
+        "tokens",
         "temporal_threshold",
         "spatial_threshold",
         "keyframe_interval",

@@ -55,16 +55,17 @@ class Outputs(NamedTuple):
 class Shape:
     """How D is cut: part of the order of every sum, so it depends on D and the dtype alone."""
 
-    block_d: int
+    block_d: int  # at most 128 bytes a row, so that a thread's share of a tile stays in registers on every target
+    warps: int
     slice: int
     slices: int
 
     @classmethod
     @lru_cache(maxsize=256)
     def of(cls, d: int, itemsize: int) -> Shape:
-        block_d = max(16 // itemsize, min(128 // itemsize, triton.next_power_of_2(d)))  # 128 bytes a row at most
+        block_d = max(16 // itemsize, min(128 // itemsize, triton.next_power_of_2(d)))
         width = min(512, triton.cdiv(d, block_d) * block_d)
-        return cls(block_d, width, triton.cdiv(d, width))
+        return cls(block_d, 16 // itemsize, width, triton.cdiv(d, width))
 
 
 def prune(streams: list[Stream], rule: Any, capacities: list[int], out: Outputs) -> None:
@@ -191,7 +192,7 @@ class _Batch:
             out.nonfinite, sync, table, row.length, row.height, row.width, row.start, row.stop,
             int(row.reference is not None), per, tokens, 0 if n else len(self.streams), sync.numel(), self.d, *strides,
             **place, SPATIAL=kind > 0, SUMS=rule.carrier == "all", KEEP_LAST=not rule.last_kept, **tile,
-            SLICE=shape.slice, BLOCK_D=shape.block_d, num_warps=8,
+            SLICE=shape.slice, BLOCK_D=shape.block_d, num_warps=shape.warps,
         )  # fmt: skip
         if self.budget >= 0:
             decide_kernel[(blocks,)](

@@ -41,7 +41,20 @@ def _largest(x_ptr, rows, mask, first, D, SLICE: tl.constexpr, BLOCK_D: tl.const
     return largest
 
 
-@triton.jit(do_not_specialize=["length", "height", "width", "start", "stop", "has_reference", "frames_per_program"])
+@triton.jit(
+    do_not_specialize=[
+        "length",
+        "height",
+        "width",
+        "start",
+        "stop",
+        "has_reference",
+        "frames_per_program",
+        "tokens",
+        "nonfinite_words",
+        "sync_words",
+    ]
+)
 def similarity_kernel(
     x_ptr,  # (T, H, W, D), last dimension contiguous
     reference_ptr,  # (H, W, D)

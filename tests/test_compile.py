@@ -1,0 +1,98 @@
+"""Every kernel compiles, without a GPU, for every architecture: no spills, and 16-byte loads of the features."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+
+import streamprune_triton as sp
+from streamprune_triton import ops
+from streamprune_triton.rule import Rule
+
+from compiling import TARGETS, record
+
+# Together these launch every kernel, with every compile-time branch that changes registers or loads.
+CASES = {
+    "default": (sp.PruneConfig(), 1),
+    "ragged": (sp.PruneConfig(), 3),
+    "survivors": (sp.PruneConfig(neighbors="survivors", max_tokens=9, carrier="kept"), 1),
+    "last_kept": (sp.PruneConfig(reference="last_kept", carrier=None), 1),
+    "temporal": (sp.PruneConfig(mask=None, keep_tokens=99, scope="clip"), 1),
+}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+FEATURE_READERS = ("similarity_kernel", "compact_kernel", "kept_carrier_kernel")
+
+
+def launches(monkeypatch, case: str, dtype: torch.dtype, t: int = 2, h: int = 16, w: int = 16, d: int = 3584):
+    config, streams = CASES[case]
+    x = [torch.empty(t, h, w, d, dtype=dtype) for _ in range(streams)]
+    rule, capacity = Rule.of(config, x[0].device), [t * h * w] * streams
+    out = ops.empty(x, rule.carrier, capacity)
+    return record(lambda: ops.by_triton(x, [(None, None, None)] * streams, rule, capacity, out), monkeypatch)
+
+
+def resources(cubin: bytes, path: Path) -> str:
+    path.write_bytes(cubin)
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    return subprocess.run([tool, "--dump-resource-usage", path], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_kernels_compile_for(target, dtype, monkeypatch, tmp_path):
+    seen = set()
+    for case in CASES:
+        for launch in launches(monkeypatch, case, dtype):
+            if case != "ragged" and (launch.name, case == "default") in seen:
+                continue
+            seen.add((launch.name, case == "default"))
+            compiled = launch.compile(TARGETS[target])
+            if target.startswith("gfx"):
+                assert re.search(r"\.private_segment_fixed_size:\s*0\b|ScratchSize: 0\b", compiled.asm["amdgcn"])
+                continue
+            if int(target[3:]) >= 80:
+                used = resources(compiled.asm["cubin"], tmp_path / "kernel.cubin")
+                assert re.search(r"STACK:0\b.*LOCAL:0\b", used), (case, launch.name, used)
+            if launch.name in FEATURE_READERS:
+                loads = [s for s in re.findall(r"ld\.global\S*", compiled.asm["ptx"]) if "v4.b32" in s]
+                assert loads, (case, launch.name)
+    assert {name for name, _ in seen} == {
+        "similarity_kernel",
+        "decide_kernel",
+        "select_kernel",
+        "compact_kernel",
+        "kept_carrier_kernel",
+    }
+
+
+def test_every_load_of_features_in_the_fused_pass_is_16_bytes_wide(monkeypatch):
+    for case in ("default", "ragged"):
+        for dtype in (torch.bfloat16, torch.float32):
+            compiled = launches(monkeypatch, case, dtype)[0].compile(TARGETS["sm_90"])
+            widths = re.findall(r"ld\.global(?:\.\w+)*?\.(v\d\.)?b(?:16|32)\b", compiled.asm["ptx"])
+            assert widths, "no loads found"
+            assert set(widths) == {"v4."}, (case, dtype, widths)
+
+
+def test_another_length_or_resolution_builds_nothing_new(monkeypatch):
+    """T, H, W, thresholds and frame counters are run-time arguments: the specialisation is the same for all."""
+
+    def specialisations(**size: int) -> list[tuple]:
+        found = []
+        for launch in launches(monkeypatch, "default", torch.bfloat16, **size):
+            fixed = {
+                p.name: launch.arguments[p.name]
+                for p in launch.kernel.params
+                if p.is_constexpr or (isinstance(launch.arguments[p.name], int) and not p.do_not_specialize)
+            }
+            found.append((launch.name, {k: v if v in (True, False, 1) else v % 16 == 0 for k, v in fixed.items()}))
+        return found
+
+    expected = specialisations(t=2, h=16, w=16)
+    for size in ({"t": 1, "h": 16, "w": 16}, {"t": 7, "h": 5, "w": 3}, {"t": 3, "h": 1, "w": 77}):
+        assert specialisations(**size) == expected, size
