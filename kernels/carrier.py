@@ -94,6 +94,8 @@ def carrier_block(
         entry(table_ptr, b, TILE, 0, STREAMS) + n * tiles, tiles, kept, area, width, tokens, D, d, stride_h, stride_w,
         KEPT, SLICES, ROWS,
     )  # fmt: skip
+    if carriers_ptr.dtype.element_ty != tl.float32:  # said aloud, as the interpreter would cut off
+        mean = mean.to(carriers_ptr.dtype.element_ty, fp_downcast_rounding="rtne")
     tl.store(carriers_ptr + out * D + d, mean, mask=d < D)
 
 

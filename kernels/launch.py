@@ -34,7 +34,7 @@ class Stream(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What is written, packed over the streams in order: N tokens, F frames, B streams, C rows, A places."""
+    """What is written, packed over the streams in order, states one by one: N tokens, F frames, B streams, C rows."""
 
     tokens: torch.Tensor  # (C, D)
     indices: torch.Tensor  # (C,) int64
@@ -46,8 +46,8 @@ class Outputs(NamedTuple):
     spatial: torch.Tensor  # (N,) float32
     nonfinite: torch.Tensor  # (B,) int64
     overflow: torch.Tensor  # (B,) bool
-    reference: torch.Tensor  # (A, D)
-    squared_norms: torch.Tensor  # (A,) float32
+    reference: list[torch.Tensor]  # B of (H, W, D)
+    squared_norms: list[torch.Tensor]  # B of (H, W) float32
     frames: torch.Tensor  # (B,) int64
 
 
@@ -104,7 +104,6 @@ class _Batch:
         self.first_frame = _firsts(lengths)
         self.first_tile = _firsts([t * tiles for t, tiles in zip(lengths, self.tiles, strict=True)])
         self.first_row = _firsts(capacities)
-        self.first_place = _firsts([h * w for h, w in self.grids])
 
         self.budget = max(rule.keep_tokens, rule.max_tokens)
         tokens = self.first_token[-1]
@@ -114,16 +113,16 @@ class _Batch:
         self.redundancy = x.new_empty(len(self.decision), dtype=torch.float32)
         self.mask = self.decision if rule.mask is None else rule.mask.contiguous().view(torch.uint8)
         # last_kept reads norms of neighbours while it writes, so two buffers take turns; the last one is the output
-        self.norms = [out.squared_norms, torch.empty_like(out.squared_norms) if rule.last_kept else out.squared_norms]
+        spare = [torch.empty_like(n) for n in out.squared_norms] if rule.last_kept else out.squared_norms
+        self.norms = (out.squared_norms, spare)
 
     def begin_last_kept(self) -> None:
         """The next reference is updated place by place, so it begins as what is held now."""
-        for stream, first, last in zip(self.streams, self.first_place, self.first_place[1:], strict=False):
-            begun = self.out.reference[first:last]
+        for stream, begun in zip(self.streams, self.out.reference, strict=True):
             if stream.reference is None:
                 begun.zero_()
             else:
-                begun.copy_(stream.reference.view(last - first, self.d))
+                begun.copy_(stream.reference)
 
     def launch(self, windows: list[tuple[int, int]], n: int) -> None:
         """Prunes frames start to stop of each stream; `n` counts the launches of this call."""
@@ -141,19 +140,16 @@ class _Batch:
 
     def _row(self, b: int, window: tuple[int, int], program: int, block: int, segment: int, n: int) -> Row:
         stream, (h, w), out = self.streams[b], self.grids[b], self.out
-        places = slice(self.first_place[b], self.first_place[b + 1])
         turn = (len(stream.x) - 1 - n) % 2 if self.rule.last_kept else 0
         later = n > 0  # then the reference is what the launch before left in the output
         return Row(
             stream.x,
             *stream.x.stride()[:3],
-            out.reference[places]
-            if self.rule.last_kept and (later or stream.reference is not None)
-            else stream.reference,
-            self.norms[1 - turn][places] if later else stream.squared_norms,
+            out.reference[b] if self.rule.last_kept and (later or stream.reference is not None) else stream.reference,
+            self.norms[1 - turn][b] if later else stream.squared_norms,
             stream.frames,
-            out.reference[places],
-            self.norms[turn][places],
+            out.reference[b],
+            self.norms[turn][b],
             len(stream.x),
             h,
             w,

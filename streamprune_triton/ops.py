@@ -29,7 +29,7 @@ _INPUTS = (
 
 
 class Packed(NamedTuple):
-    """Results of B streams: N tokens, F frames, C rows of capacity and A places in the grids, summed over them."""
+    """Results of B streams: N tokens, F frames and C rows of capacity, summed over them; states one by one."""
 
     tokens: torch.Tensor  # (C, D)
     indices: torch.Tensor  # (C,) int64
@@ -41,18 +41,16 @@ class Packed(NamedTuple):
     spatial: torch.Tensor  # (N,) float32
     nonfinite: torch.Tensor  # (B,) int64
     overflow: torch.Tensor  # (B,) bool
-    reference: torch.Tensor  # (A, D)
-    squared_norms: torch.Tensor  # (A,) float32
+    reference: list[torch.Tensor]  # B of (H, W, D)
+    squared_norms: list[torch.Tensor]  # B of (H, W) float32
     frames: torch.Tensor  # (B,) int64
 
 
 _library = torch.library.Library("streamprune", "DEF")
-_library.define(f"prune({_INPUTS}) -> ({', '.join(f'Tensor {name}' for name in Packed._fields)})")
-_library.define(
-    f"prune_out({_INPUTS}, "
-    + ", ".join(f"Tensor({chr(ord('a') + i)}!) {name}_out" for i, name in enumerate(Packed._fields))
-    + ") -> ()"
-)
+_LISTS = ("reference", "squared_norms")  # a state must not keep those of other streams in memory
+_outputs = [(f"Tensor({chr(ord('a') + i)}!)", "[]" * (n in _LISTS), n) for i, n in enumerate(Packed._fields)]
+_library.define(f"prune({_INPUTS}) -> ({', '.join(f'Tensor{many} {name}' for _, many, name in _outputs)})")
+_library.define(f"prune_out({_INPUTS}, {', '.join(f'{t}{many} {name}_out' for t, many, name in _outputs)}) -> ()")
 
 
 def empty(x: list[torch.Tensor], carrier: str, capacity: list[int]) -> Packed:
@@ -60,7 +58,6 @@ def empty(x: list[torch.Tensor], carrier: str, capacity: list[int]) -> Packed:
     new, d, int32, int64 = x[0].new_empty, x[0].shape[3], torch.int32, torch.int64
     frames = sum(s.shape[0] for s in x)
     tokens = sum(s.shape[0] * s.shape[1] * s.shape[2] for s in x)
-    places = sum(s.shape[1] * s.shape[2] for s in x)
     rows, streams = sum(capacity), len(x)
     return Packed(
         new((rows, d)),
@@ -73,8 +70,8 @@ def empty(x: list[torch.Tensor], carrier: str, capacity: list[int]) -> Packed:
         new((tokens,), dtype=torch.float32),
         new((streams,), dtype=int64),
         new((streams,), dtype=torch.bool),
-        new((places, d)),
-        new((places,), dtype=torch.float32),
+        [new(s.shape[1:]) for s in x],
+        [new(s.shape[1:3], dtype=torch.float32) for s in x],
         new((streams,), dtype=int64),
     )
 
@@ -82,8 +79,7 @@ def empty(x: list[torch.Tensor], carrier: str, capacity: list[int]) -> Packed:
 def by_torch(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: list[int]) -> Packed:
     """The results by the specification."""
     each = [reference.prune(x[b], *held[b], rule, capacity[b]) for b in range(len(x))]
-    parts = zip(*(_flat(pruned) for pruned in each), strict=True)
-    return Packed(*(p[0] if len(p) == 1 else torch.cat(p) for p in parts))
+    return Packed(*map(_joined, zip(*(_flat(pruned) for pruned in each), strict=True)))
 
 
 def by_triton(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: list[int], out: Packed) -> None:
@@ -119,12 +115,18 @@ def split(out: Packed, x: list[torch.Tensor], carrier: str, capacity: list[int])
     tokens, frames, one = [n * a for n, a in zip(t, area, strict=True)], t, [1] * len(x)
     carriers = [0] * len(x) if carrier == "none" else t
     cu = [n + 1 for n in t]
-    sizes = (capacity, capacity, tokens, frames, cu, carriers, tokens, tokens, one, one, area, area, one)
-    return [Packed(*p) for p in zip(*(v.split(n) for v, n in zip(out, sizes, strict=True)), strict=True)]
+    sizes = (capacity, capacity, tokens, frames, cu, carriers, tokens, tokens, one, one, None, None, one)
+    shares = ([[v] for v in values] if n is None else values.split(n) for values, n in zip(out, sizes, strict=True))
+    return [Packed(*p) for p in zip(*shares, strict=True)]
+
+
+def _joined(parts: tuple) -> Any:
+    if isinstance(parts[0], list):
+        return [tensor for part in parts for tensor in part]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _flat(p: reference.Pruned) -> Packed:
-    d = p.tokens.shape[1]
     return Packed(
         *p[:2],
         p.keep.flatten(),
@@ -133,15 +135,16 @@ def _flat(p: reference.Pruned) -> Packed:
         p.spatial.flatten(),
         p.nonfinite.view(1),
         p.overflow.view(1),
-        p.reference.view(-1, d),
-        p.squared_norms.flatten(),
+        [p.reference],
+        [p.squared_norms],
         p.frames.view(1),
     )
 
 
 def _copy(values: Packed, out: Packed) -> None:
-    for value, into in zip(values, out, strict=True):
-        into.copy_(value)
+    for name, value, into in zip(Packed._fields, values, out, strict=True):
+        for source, target in zip(value, into, strict=True) if name in _LISTS else ((value, into),):
+            target.copy_(source)
 
 
 def _arguments(args: tuple) -> tuple[list[torch.Tensor], list[Held], Rule, list[int]]:
@@ -232,7 +235,7 @@ def _result(p: Packed, grid: tuple[int, ...], config: PruneConfig) -> PaddedPrun
         p.spatial.view(t, h, w),
         p.nonfinite.view(()),
         p.overflow.view(()),
-        StreamState(p.reference.view(h, w, -1), p.squared_norms.view(h, w), p.frames.view(())),
+        StreamState(p.reference[0], p.squared_norms[0], p.frames.view(())),
     )
 
 
@@ -255,13 +258,15 @@ def _checked_out(
         out.spatial.view(-1),
         out.nonfinite.view(1),
         out.overflow.view(1),
-        held.reference.view(-1, held.reference.shape[-1]),
-        held.squared_norms.view(-1),
+        [held.reference],
+        [held.squared_norms],
         held.frames.view(1),
     )
     with torch.device("meta"):
         expected = empty([torch.empty(x.shape, dtype=x.dtype)], rule.carrier, capacity)
     for name, got, wanted in zip(Packed._fields, packed, expected, strict=True):
+        if name in _LISTS:
+            got, wanted = got[0], wanted[0]
         if (got.shape, got.dtype, got.device) != (wanted.shape, wanted.dtype, x.device):
             raise ValueError(
                 f"out.{name} must be {wanted.dtype} with {tuple(wanted.shape)} on {x.device}, got {got.dtype} with "

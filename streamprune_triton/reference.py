@@ -89,7 +89,7 @@ def prune(
         spatial,
         bad.sum(),
         overflow,
-        reference.clone(),
+        reference.clone(memory_format=torch.contiguous_format),
         squared_norms.clone(),
         frames + t,
     )
@@ -98,10 +98,10 @@ def prune(
 def score(x: torch.Tensor, reference: torch.Tensor, spatial: bool, mean: bool) -> Scores:
     """The squared norms and dot products of SPEC section 1, in blocks of frames to bound the memory."""
     per_block = max(1, BLOCK_ELEMENTS // max(1, x[:1].numel()))
-    before = reference.float()
+    before = reference.float().contiguous()
     blocks = []
     for block in x.split(per_block):
-        f = block.float()
+        f = block.float().contiguous()  # the order of a sum follows the layout
         squared_norms = dot(f, f)
         finite = finite_tokens(f, squared_norms)
         blocks.append(
@@ -245,7 +245,9 @@ def carriers(
     if carrier == "all" or not len(x):
         return means.to(x.dtype)
     chosen = torch.where(keep.flatten(1).any(1)[:, None, None], keep, finite)
-    return torch.cat([masked_mean(f.float(), m) for f, m in zip(x.split(1), chosen.split(1), strict=True)]).to(x.dtype)
+    return torch.cat(
+        [masked_mean(f.float().contiguous(), m) for f, m in zip(x.split(1), chosen.split(1), strict=True)]
+    ).to(x.dtype)
 
 
 def compact(x: torch.Tensor, keep: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:

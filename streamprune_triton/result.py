@@ -72,7 +72,7 @@ class PruneResult:
     def _kept(self) -> tuple[torch.Tensor, torch.Tensor]:
         kept = int(self.cu_counts[-1])
         tokens, indices = (rows[:kept] for rows in self._padded)
-        if 2 * kept < len(self._padded[0]):  # a view would hold on to the memory of the rows that were dropped
+        if tokens.untyped_storage().nbytes() > 2 * tokens.nbytes:  # a view would hold on to the memory of all rows
             tokens, indices = tokens.clone(), indices.clone()
         del self._padded
         return tokens, indices

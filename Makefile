@@ -1,0 +1,39 @@
+# `make demo` runs the main job, `make test` the tests; each makes a virtual environment with what it needs first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+TORCH := 2.13.0
+TORCHVISION := 0.28.0
+TRITON := 3.8.0
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.ready
+	$(BIN)/streamprune demo
+
+# The second run is of the kernels themselves: Triton's interpreter executes them on the CPU where there is no GPU.
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/operator -k triton
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# On a machine with a GPU torch brings its CUDA and its own Triton; elsewhere the CPU build is taken, from what pip is
+# set up for, from PyTorch's index, or (where no build is marked so, as on macOS) the plain one.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	if command -v nvidia-smi >/dev/null 2>&1; then \
+	  $(PIP) install torch==$(TORCH) torchvision==$(TORCHVISION); \
+	else \
+	  $(PIP) install torch==$(TORCH)+cpu 2>/dev/null \
+	  || $(PIP) install torch==$(TORCH)+cpu torchvision==$(TORCHVISION)+cpu --extra-index-url https://download.pytorch.org/whl/cpu \
+	  || $(PIP) install torch==$(TORCH); \
+	  [ "$$(uname)" != Linux ] || $(PIP) install triton==$(TRITON); \
+	fi
+	$(PIP) install -c constraints.txt -e ".[video,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) streamprune-demo build dist

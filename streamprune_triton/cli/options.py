@@ -1,0 +1,101 @@
+"""Values from the command line, checked before any work begins."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..config import PruneConfig
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that `video` and `demo` share."""
+    parser.add_argument("--fps", type=number, default=None, help="frames a second to look at (default: 1)")
+    parser.add_argument("--ask", action="append", metavar="QUESTION", help="asked at the end; may be repeated")
+    parser.add_argument("--config", metavar="KEY=VALUE,...", help="fields of PruneConfig, or a JSON file with them")
+    parser.add_argument("--device", help="where the model runs: cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--max-new-tokens", type=count, default=64, help="of an answer (64)")
+
+
+def number(text: str) -> float:
+    """For argparse: a float."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def count(text: str) -> int:
+    """For argparse: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def prune_config(text: str | None, base: PruneConfig) -> PruneConfig:
+    """`base` with the fields that `text` sets: "key=value,key=value", or the path of a JSON object.
+
+    Raises ValueError or TypeError naming the field, FileNotFoundError for a missing JSON file.
+    """
+    if text is None:
+        return base
+    values = _from_json(Path(text)) if text.endswith(".json") or "=" not in text else _from_pairs(text)
+    known = [field.name for field in fields(base)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"--config: no field {key!r}; the fields are {', '.join(known)}")
+    try:
+        return replace(base, **values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--config: {error}") from error
+
+
+def _from_pairs(text: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in text.split(","):
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not (key and equals and value):
+            raise ValueError(f"--config: expected key=value, got {pair!r}")
+        if key in values:
+            raise ValueError(f"--config: {key} is given twice")
+        values[key] = _value(value)
+    return values
+
+
+def _value(text: str) -> object:
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _from_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"--config: {path}: no such file; give a JSON file or key=value,...")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--config: {path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--config: {path} must hold one JSON object, got {type(values).__name__}")
+    return values
+
+
+def device_name(text: str | None) -> str:
+    """A device that is there; by default the GPU, or the CPU where there is none. Raises ValueError."""
+    import torch
+
+    if text is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=torch.device(text))
+    except Exception as error:  # torch raises whatever the device's own library does
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device: {text!r} cannot be used here ({reason}): give cpu, or leave it out") from error
+    return text

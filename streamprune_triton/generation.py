@@ -1,0 +1,87 @@
+"""How an answer's tokens are chosen: the part of `generate`'s arguments that a session takes, with its meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+ARGUMENTS = (
+    "max_new_tokens",
+    "eos_token_id",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+)
+MAX_NEW_TOKENS = 256  # where neither the caller nor the model's generation_config says
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Chooses tokens as `generate` does, one sequence, greedily or sampled.
+
+    Not `generate` itself: handed a cache and M-RoPE positions it behaves differently from one transformers release to
+    the next, and it leaves `rope_deltas` behind in the model, which several sessions may share.
+
+    Attributes:
+        max_new_tokens: at most so many.
+        eos: the ids that end an answer.
+        do_sample: sample, or take the likeliest.
+        processors: a transformers LogitsProcessorList, applied to the logits first.
+    """
+
+    max_new_tokens: int
+    eos: frozenset[int]
+    do_sample: bool
+    processors: Any
+
+    @classmethod
+    def of(cls, defaults: Any, **given: Any) -> Decoding:
+        """From arguments of `generate`; what is not given comes from `defaults`, the model's generation_config.
+
+        Raises:
+            TypeError: for an argument that is not one of ARGUMENTS.
+            ValueError: for a value outside of what `generate` allows.
+        """
+        for name in given:
+            if name not in ARGUMENTS:
+                raise TypeError(f"{name} is not taken here: generate_kwargs may be {', '.join(ARGUMENTS)}")
+
+        def value(name: str, otherwise: Any) -> Any:
+            found = given.get(name, getattr(defaults, name, None))
+            return otherwise if found is None else found
+
+        most = value("max_new_tokens", MAX_NEW_TOKENS)
+        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+            raise ValueError(f"max_new_tokens must be an integer of at least 1, got {most!r}")
+        eos = value("eos_token_id", ())
+        sample = bool(value("do_sample", False))
+        return cls(most, frozenset([eos] if isinstance(eos, int) else eos), sample, _processors(value, sample))
+
+    def choose(self, logits: torch.Tensor, seen: torch.Tensor) -> int:
+        """The next token, of logits (V,) behind the token ids `seen` (L,): waits for the device."""
+        scores = self.processors(seen[None], logits[None].float())[0]
+        if not self.do_sample:
+            return int(scores.argmax())
+        return int(torch.multinomial(scores.softmax(-1), 1))
+
+
+def _processors(value: Any, sample: bool) -> Any:
+    """In the order of `generate`: the penalty, then, for a sample, temperature, top_k, top_p."""
+    import transformers as hf
+
+    processors = hf.LogitsProcessorList()
+    penalty, temperature = value("repetition_penalty", 1.0), value("temperature", 1.0)
+    top_k, top_p = value("top_k", 50), value("top_p", 1.0)
+    if penalty != 1.0:
+        processors.append(hf.RepetitionPenaltyLogitsProcessor(penalty=penalty))
+    if sample and temperature != 1.0:
+        processors.append(hf.TemperatureLogitsWarper(temperature))
+    if sample and top_k != 0:
+        processors.append(hf.TopKLogitsWarper(top_k))
+    if sample and top_p < 1.0:
+        processors.append(hf.TopPLogitsWarper(top_p))
+    return processors

@@ -1,0 +1,95 @@
+"""A Qwen2-VL-style processor without torchvision, which transformers' own video processors need."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Qwen2VLVideoProcessor's own limits, for a checkpoint that names none: pixels of a resized frame.
+VIDEO_PIXELS = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
+
+
+@dataclass(frozen=True)
+class FrameProcessor:
+    """What a session asks of a processor: a tokenizer, a chat template, and frames cut into patches.
+
+    Attributes:
+        tokenizer: the model's.
+        image_processor: the model's, in its PIL variant, with the size limits of its video processor.
+        chat_template: Jinja, as in the checkpoint.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: Any
+    chat_template: str
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str) -> FrameProcessor:
+        """The processor of a checkpoint, a folder or a hub name. Raises OSError where a part of it is missing."""
+        from transformers import AutoTokenizer
+        from transformers.video_processing_utils import BaseVideoProcessor
+
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        settings, _ = BaseVideoProcessor.get_video_processor_dict(name_or_path)
+        return cls(tokenizer, _images(settings), _chat_template(name_or_path, tokenizer))
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
+        """As the tokenizer's method, by the processor's template."""
+        return str(self.tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **kwargs))
+
+    def patches(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches of frames (N, height, width, 3) uint8, N a multiple of temporal_patch_size, as one video.
+
+        The image processor repeats an image over the slots of a temporal patch. Slot k of a pair (or more) of frames
+        is therefore taken from the patches of its k-th frame.
+
+        Returns:
+            (patches (T*h*w, C*slots*p*p) float32, grid (1, 3) int64 of T, h, w), as the video processor's.
+        """
+        slots = self.image_processor.temporal_patch_size
+        images = self.image_processor(images=list(frames), return_tensors="pt", input_data_format="channels_last")
+        _, h, w = images["image_grid_thw"][0].tolist()
+        t, size = len(frames) // slots, self.image_processor.patch_size**2
+        each = images["pixel_values"].view(t, slots, h * w, -1, slots, size)  # frame, patch, channel, slot, pixel
+        own = each.diagonal(dim1=1, dim2=4)  # (t, h*w, C, size, slots)
+        return own.movedim(-1, 3).reshape(t * h * w, -1), torch.tensor([[t, h, w]])
+
+
+def pil_image_processor() -> Any:
+    """Qwen2-VL's image processor class that runs on PIL and NumPy, under the name it has in this transformers."""
+    import transformers
+
+    name = "Qwen2VLImageProcessorPil"
+    return getattr(transformers, name if hasattr(transformers, name) else "Qwen2VLImageProcessor")
+
+
+def _images(settings: dict[str, Any]) -> Any:
+    """The image processor with the video processor's settings."""
+    size = dict(settings.get("size") or VIDEO_PIXELS)
+    size["shortest_edge"] = settings.get("min_pixels") or size.get("shortest_edge") or VIDEO_PIXELS["shortest_edge"]
+    size["longest_edge"] = settings.get("max_pixels") or size.get("longest_edge") or VIDEO_PIXELS["longest_edge"]
+    names = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "resample", "rescale_factor")
+    given = {name: settings[name] for name in names if settings.get(name) is not None}
+    return pil_image_processor()(size={k: size[k] for k in ("shortest_edge", "longest_edge")}, **given)
+
+
+def _chat_template(name_or_path: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The processor's template, or the tokenizer's where the checkpoint has one for both."""
+    from transformers.utils import cached_file
+
+    for name in ("chat_template.jinja", "chat_template.json"):
+        found = cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False)
+        if found is not None:
+            text = Path(found).read_text(encoding="utf-8")
+            return text if name.endswith("jinja") else json.loads(text)["chat_template"]
+    if not isinstance(tokenizer.chat_template, str):
+        raise OSError(f"{name_or_path} has no chat template: add a chat_template.jinja to it")
+    return tokenizer.chat_template

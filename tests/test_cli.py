@@ -1,0 +1,293 @@
+"""The command line: exit codes, one line for an error, and the demo as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import streamprune_triton as sp
+from streamprune_triton.cli import doctor, main, options, progress, selfcheck, summary
+
+pytest.importorskip("av", reason="needs PyAV")
+pytest.importorskip("matplotlib", reason="needs matplotlib")
+
+from clips import write_clip
+
+SESSION = pytest.mark.skipif(
+    not (Path(sp.__file__).parent / "session.py").exists(), reason="needs streamprune_triton.session"
+)
+
+
+@dataclass
+class Stats:
+    frames_in: int = 0
+    steps: int = 0
+    tokens_in: int = 0
+    tokens_kept: int = 0
+    dropped_temporal: int = 0
+    dropped_spatial: int = 0
+    nonfinite: int = 0
+    kv_tokens: int = 0
+    kv_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"vision": 0.5, "prune": 0.25})
+
+
+class FakeSession:
+    """Block means of the pixels in place of a vision tower; two raw frames make a step, as in Qwen2.5-VL."""
+
+    def __init__(self, config: sp.PruneConfig) -> None:
+        self.pruner = sp.StreamPruner(config, backend="torch")
+        self.stats = Stats()
+        self.appended: list[np.ndarray] = []
+
+    def append(self, frames: np.ndarray) -> sp.PruneResult | None:
+        assert frames.shape[0] == 1
+        assert frames.dtype == np.uint8
+        self.appended.append(frames[0])
+        self.stats.frames_in += 1
+        if self.stats.frames_in % 2:
+            return None
+        _, height, width, _ = frames.shape
+        x = torch.from_numpy(frames.astype(np.float32) - 127)
+        result = self.pruner(x.reshape(1, height // 16, 16, width // 16, 16, 3).mean((2, 4)))
+        self.stats.steps += 1
+        self.stats.tokens_in += result.keep.numel()
+        self.stats.tokens_kept += int(result.counts.sum())
+        self.stats.kv_tokens = self.stats.tokens_kept + 10
+        self.stats.kv_bytes = 100 * self.stats.kv_tokens
+        return result
+
+    def ask(self, question: str, max_new_tokens: int) -> str:
+        return f"{question} in {max_new_tokens}"
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[FakeSession]:
+    from streamprune_triton.cli import work
+
+    made: list[FakeSession] = []
+
+    def make(job: work.Job) -> FakeSession:
+        made.append(FakeSession(job.config))
+        return made[-1]
+
+    monkeypatch.setattr(work, "open_session", make)
+    return made
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", list(range(8)), Fraction(1, 2))
+
+
+def failing(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """The one line on stderr of a command that exits with 2."""
+    assert main([str(each) for each in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("streamprune: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_video_with_answers_table_and_report(
+    sessions: list[FakeSession], clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = ["video", clip, "--ask", "what?", "--ask", "who?", "--max-new-tokens", 7, "--report", out]
+    assert main([str(each) for each in argv]) == 0
+    text = capsys.readouterr().out
+    for line in ("> what?\nwhat? in 7\n", "> who?\nwho? in 7\n", "its answers mean nothing", f"report: {out}"):
+        assert line in text
+    table = dict(line.strip().split("  ", 1) for line in text.splitlines() if line.startswith("  "))
+    assert table["raw frames"].strip() == "4"
+    assert table["temporal steps"].strip() == "2"
+    assert table["visual tokens in"].strip() == "24"
+    assert table["prune, ms a step"].strip() == "125.00"
+    assert table["KV cache unpruned"].strip() == "3.3 KiB  (34 tokens)"
+    assert {each.name for each in out.iterdir()} == {"report.html", "frames.png", "shares.png"}
+
+
+def test_odd_number_of_frames_repeats_the_last(
+    sessions: list[FakeSession], clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["video", str(clip), "--fps", "0.8"]) == 0
+    assert re.search(r"raw frames +3\n", capsys.readouterr().out)
+    frames = sessions[0].appended
+    assert len(frames) == 4
+    assert np.array_equal(frames[-1], frames[-2])
+
+
+def test_rate_and_config_reach_the_session(sessions: list[FakeSession], clip: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"keep_tokens": 3, "carrier": None}))
+    assert main(["video", str(clip), "--fps", "2", "--config", str(config)]) == 0
+    assert sessions[0].stats.frames_in == 8
+    assert sessions[0].stats.tokens_kept == 4 * 3
+    assert sessions[0].pruner.config.carrier is None
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("temporal_threshold=0.5", {"temporal_threshold": 0.5}),
+        ("mask=rows, max_tokens=10", {"mask": "rows", "max_tokens": 10}),
+        ("mask=none,carrier=None", {"mask": None, "carrier": None}),
+        ("spatial_threshold=-1,reference=last_kept", {"spatial_threshold": -1, "reference": "last_kept"}),
+    ],
+)
+def test_config_pairs(text: str, values: dict) -> None:
+    assert options.prune_config(text, sp.PruneConfig()) == sp.PruneConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("foo=1", "no field 'foo'; the fields are temporal_threshold"),
+        ("temporal_threshold=1.5", "temporal_threshold must be in [-1, 1]"),
+        ("temporal_threshold=high", "temporal_threshold must be a number"),
+        ("temporal_threshold=NaN", "temporal_threshold must be in [-1, 1]"),
+        ("mask=stripes", "mask must be one of"),
+        ("keep_tokens=-1", "keep_tokens must be at least 0"),
+        ("mask=", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("mask=rows,mask=all", "mask is given twice"),
+        ("keep_tokens=1,max_tokens=1", "give one of the two"),
+        ("none.json", "no such file"),
+    ],
+)
+def test_bad_config(config: str, message: str, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in failing(capsys, "video", clip, "--config", config)
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", "is not JSON"), ("[1]", "must hold one JSON object")])
+def test_bad_config_file(
+    content: str, message: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    assert message in failing(capsys, "video", clip, "--config", tmp_path / "config.json")
+
+
+def test_bad_files_and_values(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.mp4").write_text("not a video\n" * 50)
+    assert "no such file" in failing(capsys, "video", tmp_path / "none.mp4")
+    assert "a directory" in failing(capsys, "video", tmp_path)
+    assert "give a video file" in failing(capsys, "video", tmp_path / "text.mp4")
+    assert "no such file" in failing(capsys, "demo", tmp_path / "none.mp4")
+    assert "fps must be a number above 0" in failing(capsys, "video", clip, "--fps", 0)
+    assert "fps must be a number above 0" in failing(capsys, "demo", "--fps", "nan")
+    assert "must be a number, got 'fast'" in failing(capsys, "video", clip, "--fps", "fast")
+    assert "whole number of at least 1" in failing(capsys, "video", clip, "--max-new-tokens", 0)
+    assert "give a directory" in failing(capsys, "video", clip, "--report", clip)
+    assert "--device: 'warp' cannot be used here" in failing(capsys, "video", clip, "--device", "warp")
+    assert "the following arguments are required: FILE" in failing(capsys, "video")
+    assert "required: COMMAND" in failing(capsys)
+    assert "invalid choice: 'fly'" in failing(capsys, "fly")
+
+
+@SESSION
+def test_missing_model(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["video", str(clip), "--model", str(tmp_path / "no-model")]) == 2
+    lines = [each for each in capsys.readouterr().err.splitlines() if each.startswith("streamprune: ")]
+    assert len(lines) == 1
+    assert "no-model" in lines[0]
+
+
+def test_help_is_an_exit_of_0(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--help"], ["video", "--help"], ["demo", "--help"], ["doctor", "--help"]):
+        assert main(argv) == 0
+        assert "usage: streamprune" in capsys.readouterr().out
+
+
+def test_interrupt(
+    sessions: list[FakeSession], clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeSession, "append", interrupt)
+    assert main(["video", str(clip)]) == 130
+    assert capsys.readouterr().err == "streamprune: interrupted\n"
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for word in ("python", torch.__version__, "transformers", "used", "TRITON_INTERPRET", "self-check"):
+        assert word in out
+
+
+def test_doctor_notices_a_wrong_backend(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from streamprune_triton import pruner
+
+    right = pruner.prune
+    monkeypatch.setattr(pruner, "prune", lambda x, *args, **kwargs: right(x.flip(1), *args, **kwargs))
+    assert selfcheck.check("torch", "cpu") == [
+        "temporal similarities",
+        "spatial similarities",
+        "decisions",
+        "kept tokens",
+    ]
+    assert main(["doctor"]) == 1
+    assert "wrong: temporal similarities; " in capsys.readouterr().out
+
+
+def test_doctor_says_why_a_backend_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(backend: str, device: str) -> list[str]:
+        raise RuntimeError("no driver\nand more")
+
+    monkeypatch.setattr(selfcheck, "check", broken)
+    assert doctor._verdict("triton", "cpu") == (False, "cannot run: no driver")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB"), (5e13, "45.5 TiB")]
+)
+def test_readable_bytes(size: float, text: str) -> None:
+    assert summary.readable_bytes(size) == text
+
+
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress.Progress(10.0) as shown:
+        for n in range(10):
+            shown.update(float(n), n + 1, 0.25)
+    err = capsys.readouterr().err
+    assert "10 frames, 25% of the tokens kept" in err
+    assert err.count("\n") == 1
+
+
+def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    with progress.Progress(None) as shown:
+        shown.update(3.0, 4, 0.5)
+    err = capsys.readouterr().err
+    assert err.startswith("3 s  4 frames, 50% of the tokens kept")
+    assert "\r" not in err
+
+
+@SESSION
+def test_demo_as_a_user_runs_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(sp.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "streamprune_triton", "demo"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "its answers mean nothing" in done.stdout
+    assert (tmp_path / "streamprune-demo" / "report.html").stat().st_size > 10_000

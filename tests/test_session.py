@@ -1,0 +1,440 @@
+"""A streaming session against the unmodified model on the same frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import unmodified
+
+from streamprune_triton import PruneConfig
+from streamprune_triton.generation import Decoding
+from streamprune_triton.memory import Memory
+from streamprune_triton.models.qwen2_5_vl import Qwen25VL
+from streamprune_triton.session import StreamingSession
+
+NOTHING = PruneConfig(temporal_threshold=None, spatial_threshold=None)
+NEVER = PruneConfig(temporal_threshold=1.0, spatial_threshold=1.0)
+SOME = PruneConfig(temporal_threshold=0.9, spatial_threshold=0.6)
+WHAT = "What moves?"
+GREEDY: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
+ATOL = 1e-4  # of logits, in float32
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[Any, Any]:
+    return unmodified.build()
+
+
+class Heard:
+    """What a session chose its tokens from, and where it put its rows in the language model."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.logits: list[torch.Tensor] = []
+        self.embeds: list[torch.Tensor] = []
+        self.positions: list[torch.Tensor] = []
+
+    def clear(self) -> None:
+        for each in (self.ids, self.logits, self.embeds, self.positions):
+            each.clear()
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
+    heard, choose, forward = Heard(), Decoding.choose, Qwen25VL.forward
+
+    def chosen(self: Decoding, logits: torch.Tensor, seen: torch.Tensor) -> int:
+        heard.logits.append(logits)
+        heard.ids.append(choose(self, logits, seen))
+        return heard.ids[-1]
+
+    def read(self: Qwen25VL, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        heard.embeds.append(embeds)
+        heard.positions.append(positions)
+        return forward(self, embeds, positions, cache)
+
+    monkeypatch.setattr(Decoding, "choose", chosen)
+    monkeypatch.setattr(Qwen25VL, "forward", read)
+    return heard
+
+
+def fed(tiny: tuple[Any, Any], frames: np.ndarray, chunk: int, config: PruneConfig = NOTHING, **options: Any):
+    """(session, results) after the frames in chunks."""
+    session = StreamingSession(*tiny, config, **options)
+    results = [session.append(frames[n : n + chunk]) for n in range(0, len(frames), chunk)]
+    return session, [result for result in results if result is not None]
+
+
+def assert_as_unmodified(tiny, heard: Heard, session: StreamingSession, frames: np.ndarray, question: str, fps: float):
+    model, processor = tiny
+    ids, logits = unmodified.generate(model, unmodified.inputs(model, processor, frames, question, fps), 8)
+    heard.clear()
+    text = session.ask(question, **GREEDY)
+    assert heard.ids == ids
+    torch.testing.assert_close(torch.stack(heard.logits), logits, atol=ATOL, rtol=0)
+    assert text == processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("config", [NOTHING, NEVER], ids=["thresholds None", "thresholds 1.0"])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 12])
+def test_with_nothing_dropped_it_answers_as_generate_does(tiny, heard: Heard, config: PruneConfig, chunk: int):
+    frames = unmodified.film(12)
+    session, results = fed(tiny, frames, chunk, config)
+    assert sum(int(result.counts.sum()) for result in results) == session.stats.tokens_in == 72
+    assert_as_unmodified(tiny, heard, session, frames, WHAT, 1.0)
+
+
+@pytest.mark.parametrize("fps", [0.7, 3.0, 29.97])
+@pytest.mark.parametrize("size", [(56, 56), (93, 131)])
+def test_at_any_rate_and_size(tiny, heard: Heard, fps: float, size: tuple[int, int]):
+    frames = np.random.default_rng(1).integers(0, 256, (6, *size, 3), dtype=np.uint8)
+    session, _ = fed(tiny, frames, 1, fps=fps)
+    assert_as_unmodified(tiny, heard, session, frames, "Where? é 東", fps)
+
+
+def test_questions_between_appends(tiny, heard: Heard):
+    frames = unmodified.film(11)
+    session = StreamingSession(*tiny, NOTHING)
+    for begin, end in ((0, 3), (3, 4), (4, 9), (9, 11)):
+        session.append(frames[begin:end])
+        for question in (WHAT, "And now?", WHAT):
+            assert_as_unmodified(tiny, heard, session, frames[:end], question, 1.0)
+
+
+def test_answers_leave_the_stream_as_it_was(tiny, heard: Heard):
+    """An odd frame is seen, repeated, and still waits for its pair."""
+    frames = unmodified.film(9)
+    asked = StreamingSession(*tiny, SOME)
+    for n in range(9):
+        asked.append(frames[n : n + 1])
+        before = asked.stats.kv_tokens, asked.stats.steps
+        asked.ask(WHAT, **GREEDY)
+        assert before == (asked.stats.kv_tokens, asked.stats.steps)
+    quiet, _ = fed(tiny, frames, 1, SOME)
+    assert same_past(asked, quiet)
+    assert asked.ask(WHAT, **GREEDY) == quiet.ask(WHAT, **GREEDY)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 12])
+@pytest.mark.parametrize("carrier", [None, "all"])
+def test_pruned_it_is_the_model_given_the_kept_tokens(tiny, heard: Heard, chunk: int, carrier: str | None):
+    """Embeddings of the kept tokens, positions of the whole sequence gathered at them; carriers are no part of it."""
+    model, processor = tiny
+    frames = unmodified.film(12)
+    config = PruneConfig(temporal_threshold=0.9, spatial_threshold=0.6, carrier=carrier)
+    session, results = fed(tiny, frames, chunk, config, fps=3.0)
+    keep = torch.cat([result.keep.flatten() for result in results])
+    assert 0 < int(keep.sum()) < len(keep)
+    session.ask(WHAT, max_new_tokens=1)
+
+    given = unmodified.inputs(model, processor, frames, WHAT, 3.0)
+    visual = given["input_ids"][0] == model.config.video_token_id
+    with torch.no_grad():
+        tower = model.model.visual(given["pixel_values_videos"], grid_thw=given["video_grid_thw"])
+        embeds = model.get_input_embeddings()(given["input_ids"])[0].clone()
+        embeds[visual] = tower.pooler_output
+        stay = ~visual
+        stay[visual] = keep
+        positions = unmodified.rope_index(model, given)[:, stay]
+        assert torch.equal(torch.cat(heard.positions, 1), positions)
+        torch.testing.assert_close(torch.cat(heard.embeds), embeds[stay], atol=1e-5, rtol=0)
+        hidden = model.model.language_model(inputs_embeds=embeds[stay][None], position_ids=positions[:, None])
+        logits = model.lm_head(hidden.last_hidden_state[0, -1])
+    torch.testing.assert_close(heard.logits[0], logits, atol=ATOL, rtol=0)
+
+
+def test_chunks_do_not_matter(tiny):
+    frames = unmodified.film(14)
+    one, _ = fed(tiny, frames, 1, SOME, memory=Memory(max_tokens=20))
+    for chunk in (2, 3, 7, 14):
+        assert same_past(one, fed(tiny, frames, chunk, SOME, memory=Memory(max_tokens=20))[0])
+
+
+def test_the_oldest_frames_leave_first(tiny):
+    """What stays are the newest steps that fit, at their own positions: in the first layer the very same keys."""
+    frames = unmodified.film(16)
+    whole, results = fed(tiny, frames, 1, SOME)
+    counts = [int(result.counts.sum()) for result in results]
+    bounded = StreamingSession(*tiny, SOME, Memory(max_tokens=14))
+    text = bounded.stats.kv_tokens
+    for n, frame in enumerate(frames):
+        bounded.append(frame[None])
+        steps = counts[: (n + 1) // 2]
+        left = newest(steps, 14)
+        assert bounded.stats.kv_tokens == text + left <= text + 14
+        ours, theirs = keys(bounded), keys(whole)[:, :, : text + sum(steps)]
+        expected = torch.cat([theirs[:, :, :text], theirs[:, :, theirs.shape[2] - left :]], 2)
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    assert bounded.stats.tokens_kept == sum(counts) > 14
+    assert bounded.ask(WHAT, **GREEDY)
+
+
+def test_a_bound_below_one_step_is_refused(tiny):
+    session = StreamingSession(*tiny, SOME, Memory(max_tokens=5))
+    with pytest.raises(ValueError, match=r"memory\.max_tokens must be at least 12"):
+        session.append(unmodified.film(2))
+    assert session.stats.frames_in == session.stats.steps == 0
+    StreamingSession(*tiny, PruneConfig(keep_tokens=5), Memory(max_tokens=5)).append(unmodified.film(2))
+
+
+@pytest.mark.parametrize("stage", ["patches", "features", "positions", "forward"])
+@pytest.mark.parametrize("seen", [0, 3])
+def test_a_failed_append_leaves_the_session_as_it_was(tiny, monkeypatch, stage: str, seen: int):
+    frames = unmodified.film(10)
+    session, untouched = (StreamingSession(*tiny, SOME, Memory(max_tokens=14)) for _ in range(2))
+    if seen:
+        session.append(frames[:seen])
+        untouched.append(frames[:seen])
+    calls = iter(range(100))
+    method = getattr(Qwen25VL, stage)
+
+    def fails(self: Qwen25VL, *args: Any) -> Any:
+        result = method(self, *args)
+        if stage == "forward" and next(calls) < 1:
+            return result
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Qwen25VL, stage, fails)
+        if stage == "positions" and seen:  # asked once a stream
+            return
+        with pytest.raises(RuntimeError, match="out of memory"):
+            session.append(frames[seen:])
+    assert same_past(session, untouched)
+    assert counts_of(session) == counts_of(untouched)
+    session.append(frames[seen:])
+    untouched.append(frames[seen:])
+    assert same_past(session, untouched)
+    assert session.ask(WHAT, **GREEDY) == untouched.ask(WHAT, **GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (np.zeros((1, 84, 112, 3), np.float32), TypeError, "frames must be uint8, got float32"),
+        (torch.zeros(1, 84, 112, 3), TypeError, "frames must be uint8"),
+        (np.zeros((84, 112, 3), np.uint8), ValueError, r"frames\[None\]"),
+        (np.zeros((1, 3, 84, 112), np.uint8), ValueError, "frames must have shape"),
+        (np.zeros((1, 0, 112, 3), np.uint8), ValueError, "frames must have shape"),
+        (np.zeros((1, 84, 84, 3), np.uint8), ValueError, "frames must keep the stream's size: 84 x 112"),
+        ([np.zeros((84, 112, 3), np.uint8), np.zeros((84, 84, 3), np.uint8)], ValueError, r"frames\[1\]"),
+        ([np.zeros((84, 112), np.uint8)], ValueError, r"frames\[0\] must have shape"),
+        ("frames", TypeError, "frames must be an array"),
+        (None, TypeError, "frames must be an array"),
+    ],
+)
+def test_bad_frames(tiny, bad: Any, error: type[Exception], message: str):
+    session, untouched = (fed(tiny, unmodified.film(3), 3)[0] for _ in range(2))
+    with pytest.raises(error, match=message):
+        session.append(bad)
+    assert same_past(session, untouched)
+    assert counts_of(session) == counts_of(untouched)
+
+
+def test_bad_arguments(tiny):
+    model, processor = tiny
+    for options, error, message in (
+        ({"fps": 0}, ValueError, "fps"),
+        ({"fps": float("nan")}, ValueError, "fps"),
+        ({"fps": "1"}, TypeError, "fps"),
+        ({"memory": "tokens"}, TypeError, "memory"),
+        ({"config": 0.2}, TypeError, "config"),
+    ):
+        with pytest.raises(error, match=message):
+            StreamingSession(model, processor, **options)
+    with pytest.raises(ValueError, match="model must be of a supported family"):
+        StreamingSession(torch.nn.Linear(1, 1), processor)
+    with pytest.raises(ValueError, match="mode must be one of tokens"):
+        Memory(mode="carriers")
+    with pytest.raises(ValueError, match="max_tokens"):
+        Memory(max_tokens=0)
+    with pytest.raises(TypeError, match="max_tokens"):
+        Memory(max_tokens=True)
+
+
+def test_bad_questions(tiny):
+    session = StreamingSession(*tiny)
+    with pytest.raises(ValueError, match="append frames first"):
+        session.ask(WHAT)
+    session.append(unmodified.film(2))
+    for arguments, error, message in (
+        ({"num_beams": 2}, TypeError, "num_beams"),
+        ({"max_new_tokens": 0}, ValueError, "max_new_tokens"),
+        ({"do_sample": True, "temperature": -1.0}, ValueError, "temperature"),
+    ):
+        with pytest.raises(error, match=message):
+            session.ask(WHAT, **arguments)
+        with pytest.raises(error, match=message):  # on the call, not with the first piece
+            session.stream(WHAT, **arguments)
+    with pytest.raises(TypeError, match="question"):
+        session.ask(3)
+    with pytest.raises(ValueError, match="question"):
+        session.ask("<|video_pad|>")
+
+
+def test_frames_in_any_form(tiny):
+    frames = unmodified.film(5)
+    session, _ = fed(tiny, frames, 5)
+    for form in (torch.from_numpy(frames), list(frames), [torch.from_numpy(f) for f in frames], frames[:, ::-1][:, ::-1]):
+        other = StreamingSession(*tiny, NOTHING)
+        other.append(form)
+        assert same_past(session, other)
+
+
+def test_no_frames_is_no_error(tiny):
+    session = StreamingSession(*tiny)
+    assert session.append([]) is None
+    assert session.append(np.empty((0, 84, 112, 3), np.uint8)) is None
+    assert session.append(unmodified.film(1)) is None
+    assert session.append([]) is None
+    assert session.stats.frames_in == 1
+
+
+def test_a_buffer_that_is_written_again_does_no_harm(tiny):
+    frames = unmodified.film(4)
+    buffer = np.empty_like(frames[:1])
+    session = StreamingSession(*tiny, NOTHING)
+    for frame in frames:
+        buffer[0] = frame
+        session.append(buffer)
+    assert same_past(session, fed(tiny, frames, 4)[0])
+
+
+def test_stream_gives_the_answer_in_pieces(tiny):
+    session, _ = fed(tiny, unmodified.film(4), 4)
+    pieces = list(session.stream(WHAT, **GREEDY))
+    assert len(pieces) > 1
+    assert "".join(pieces) == session.ask(WHAT, **GREEDY)
+
+
+def test_frames_may_come_while_an_answer_is_read(tiny):
+    frames = unmodified.film(8)
+    session, _ = fed(tiny, frames[:5], 5)
+    answer = session.ask(WHAT, **GREEDY)
+    pieces = session.stream(WHAT, **GREEDY)
+    text = next(pieces)
+    session.append(frames[5:])
+    assert text + "".join(pieces) == answer
+    assert same_past(session, fed(tiny, frames, 8)[0])
+
+
+def test_text_that_ends_inside_of_a_character(tiny, monkeypatch):
+    """Pieces hold back the bytes of a character until it is whole."""
+    session, _ = fed(tiny, unmodified.film(2), 2)
+    ids = session._tokenizer("é東!é")["input_ids"]
+
+    def said(self: StreamingSession, *_: Any) -> Iterator[int]:
+        yield from ids[:-1]
+
+    monkeypatch.setattr(StreamingSession, "_tokens_of", said)
+    assert list(session.stream(WHAT)) == ["é", "東", "!", "\ufffd"]
+
+
+def test_sampling_and_penalty_mean_what_they_mean_to_generate(tiny):
+    """By the model's own generation_config where the caller says nothing."""
+    model, processor = tiny
+    frames = unmodified.film(4)
+    session, _ = fed(tiny, frames, 4)
+    given = unmodified.inputs(model, processor, frames, WHAT, 1.0)
+    for options in (
+        {"do_sample": True, "temperature": 0.7, "top_k": 5},
+        {"do_sample": True, "top_p": 0.6, "repetition_penalty": 1.3},
+        {"do_sample": False, "repetition_penalty": 1.5},
+    ):
+        torch.manual_seed(5)
+        out = model.generate(**given, max_new_tokens=12, **options)
+        expected = processor.tokenizer.decode(out[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+        torch.manual_seed(5)
+        assert session.ask(WHAT, max_new_tokens=12, **options) == expected
+
+
+def test_an_end_token_ends_the_answer(tiny, heard: Heard):
+    session, _ = fed(tiny, unmodified.film(4), 4)
+    session.ask(WHAT, **GREEDY)
+    ids = list(heard.ids)
+    stop = next(n for n in range(1, len(ids)) if ids[n] not in ids[:n])
+    heard.clear()
+    session.ask(WHAT, eos_token_id=ids[stop], **GREEDY)
+    assert heard.ids == ids[: stop + 1]
+
+
+def test_stats(tiny):
+    model, _ = tiny
+    frames = unmodified.film(9)
+    session, results = fed(tiny, frames, 2, SOME)
+    stats = session.stats
+    assert (stats.frames_in, stats.steps, stats.tokens_in) == (9, 4, 48)
+    assert stats.tokens_kept == sum(len(result.tokens) for result in results)
+    assert stats.tokens_in == stats.tokens_kept + stats.dropped_temporal + stats.dropped_spatial + stats.nonfinite
+    assert stats.kv_tokens == len(session._before) + stats.tokens_kept
+    assert stats.kv_bytes == stats.kv_tokens * 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, head size, fp32
+    assert all(stats.seconds[stage] > 0 for stage in ("preprocess", "vision", "prune", "prefill"))
+    assert stats.seconds["answer"] == 0
+    session.ask(WHAT, **GREEDY)
+    assert stats.seconds["answer"] > 0
+    assert model.model.rope_deltas is None
+
+
+def test_sessions_share_a_model_and_nothing_else(tiny):
+    model, processor = tiny
+    a, b = unmodified.film(8, seed=1), unmodified.film(8, (56, 84), seed=2)
+    alone = [fed(tiny, frames, 1, SOME)[0] for frames in (a, b)]
+    first, second = (StreamingSession(model, processor, SOME) for _ in range(2))
+    for n in range(8):
+        first.append(a[n : n + 1])
+        second.append(b[n : n + 1])
+        second.ask(WHAT, **GREEDY)
+    assert same_past(alone[0], first)
+    assert same_past(alone[1], second)
+
+
+def test_the_system_text(tiny, heard: Heard):
+    given, plain = (StreamingSession(*tiny, system=system) for system in ("You see.", None))
+    assert given.stats.kv_tokens != plain.stats.kv_tokens
+    given.append(unmodified.film(2))
+    assert given.ask(WHAT, **GREEDY)
+
+
+def newest(counts: list[int], most: int) -> int:
+    """How many tokens of the newest whole steps fit."""
+    total = 0
+    for count in reversed(counts):
+        if total + count > most:
+            break
+        total += count
+    return total
+
+
+def keys(session: StreamingSession) -> torch.Tensor:
+    """(1, heads, L, d) of the first layer."""
+    return session._past.kv.cache.layers[0].keys
+
+
+def counts_of(session: StreamingSession) -> dict[str, Any]:
+    return {name: value for name, value in vars(session.stats).items() if name != "seconds"}
+
+
+def same_past(a: StreamingSession, b: StreamingSession) -> bool:
+    """Whether two sessions would go on alike: keys and values within float error, everything else equal."""
+    ours, theirs = a._past, b._past
+    if (ours.steps, ours.kv.text, ours.kv.held) != (theirs.steps, theirs.kv.text, theirs.kv.held):
+        return False
+    if (ours.waiting is None) != (theirs.waiting is None) or not np.array_equal(ours.waiting, theirs.waiting):
+        return False
+    if (ours.pruner.state is None) != (theirs.pruner.state is None):
+        return False
+    if ours.pruner.state is not None:
+        mine, other = ours.pruner.state_dict(), theirs.pruner.state_dict()
+        if not all(torch.allclose(mine[name].float(), other[name].float(), atol=1e-4) for name in mine):
+            return False
+    pairs = zip(ours.kv.cache.layers, theirs.kv.cache.layers, strict=True)
+    return all(
+        one.keys.shape == two.keys.shape
+        and torch.allclose(one.keys, two.keys, atol=ATOL)
+        and torch.allclose(one.values, two.values, atol=ATOL)
+        for one, two in pairs
+    )
