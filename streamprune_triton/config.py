@@ -80,12 +80,10 @@ class PruneConfig:
 
     def _key(self) -> tuple[Any, ...]:
         mask = self.mask
-        if isinstance(mask, torch.Tensor):
-            mask = (tuple(mask.shape), tuple(mask.flatten().tolist()))
         return (
             self.temporal_threshold,
             self.spatial_threshold,
-            mask,
+            (*mask.shape, *mask.flatten().tolist()) if isinstance(mask, torch.Tensor) else mask,
             self.neighbors,
             self.reference,
             self.keyframe_interval,

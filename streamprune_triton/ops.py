@@ -116,7 +116,10 @@ def split(out: Packed, x: list[torch.Tensor], carrier: str, capacity: list[int])
     carriers = [0] * len(x) if carrier == "none" else t
     cu = [n + 1 for n in t]
     sizes = (capacity, capacity, tokens, frames, cu, carriers, tokens, tokens, one, one, None, None, one)
-    shares = ([[v] for v in values] if n is None else values.split(n) for values, n in zip(out, sizes, strict=True))
+    shares: list[Any] = []
+    values: Any
+    for values, each in zip(out, sizes, strict=True):
+        shares.append([[v] for v in values] if isinstance(values, list) else values.split(each))
     return [Packed(*p) for p in zip(*shares, strict=True)]
 
 
@@ -142,9 +145,12 @@ def _flat(p: reference.Pruned) -> Packed:
 
 
 def _copy(values: Packed, out: Packed) -> None:
-    for name, value, into in zip(Packed._fields, values, out, strict=True):
-        for source, target in zip(value, into, strict=True) if name in _LISTS else ((value, into),):
-            target.copy_(source)
+    for source, target in zip(_tensors(values), _tensors(out), strict=True):
+        target.copy_(source)
+
+
+def _tensors(packed: Packed) -> list[torch.Tensor]:
+    return [tensor for value in packed for tensor in (value if isinstance(value, list) else [value])]
 
 
 def _arguments(args: tuple) -> tuple[list[torch.Tensor], list[Held], Rule, list[int]]:
@@ -152,7 +158,7 @@ def _arguments(args: tuple) -> tuple[list[torch.Tensor], list[Held], Rule, list[
     return x, list(zip(references, norms, frames, strict=True)), Rule(*rule), capacity
 
 
-def _prune(*args: Any) -> tuple[torch.Tensor, ...]:
+def _prune(*args: Any) -> tuple:
     x, held, rule, capacity = _arguments(args)
     if not runs_triton(x[0].device):
         return tuple(by_torch(x, held, rule, capacity))
@@ -176,7 +182,7 @@ for _key in ("CPU", "CUDA"):
 
 
 @torch.library.register_fake("streamprune::prune", lib=_library)
-def _fake_prune(*args: Any) -> tuple[torch.Tensor, ...]:
+def _fake_prune(*args: Any) -> tuple:
     x, _, rule, capacity = _arguments(args)
     return tuple(empty(x, rule.carrier, capacity))
 
@@ -264,9 +270,7 @@ def _checked_out(
     )
     with torch.device("meta"):
         expected = empty([torch.empty(x.shape, dtype=x.dtype)], rule.carrier, capacity)
-    for name, got, wanted in zip(Packed._fields, packed, expected, strict=True):
-        if name in _LISTS:
-            got, wanted = got[0], wanted[0]
+    for name, got, wanted in zip(Packed._fields, _tensors(packed), _tensors(expected), strict=True):
         if (got.shape, got.dtype, got.device) != (wanted.shape, wanted.dtype, x.device):
             raise ValueError(
                 f"out.{name} must be {wanted.dtype} with {tuple(wanted.shape)} on {x.device}, got {got.dtype} with "

@@ -263,7 +263,7 @@ def _checked(frames: object, waiting: np.ndarray | None) -> np.ndarray:
     if waiting is not None and array.shape[1:] != waiting.shape[1:]:
         had, got = waiting.shape[1:3], array.shape[1:3]
         raise ValueError(f"frames must keep the stream's size: {had[0]} x {had[1]} so far, got {got[0]} x {got[1]}")
-    return array
+    return np.ascontiguousarray(array)
 
 
 def _array(frame: object, name: str, rank: int) -> np.ndarray:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 import unmodified
+
 from streamprune_triton import PruneConfig, models, prune
 from streamprune_triton.models import tiny
 from streamprune_triton.models.processor import FrameProcessor, pil_image_processor
 from streamprune_triton.models.qwen2_5_vl import Qwen25VL
-
-
 
 
 @pytest.fixture(scope="module")
