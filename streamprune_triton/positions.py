@@ -20,6 +20,10 @@ class VideoPositions:
         ask: (T, H, W, seconds a step, None for the video's own) -> (3, T*H*W + 1) int64, by the model's own rule:
             the positions of a video of that grid and of a token of text behind it.
         grid: (H, W) of the video.
+
+    Raises:
+        ValueError: where the model's rule is not separable: transformers 5.3 to 5.5 mix up rows and times of videos,
+            so that a token's position depends on how many steps will follow.
     """
 
     def __init__(self, ask: Ask, grid: tuple[int, int]) -> None:
@@ -31,6 +35,8 @@ class VideoPositions:
         # Whether text starts behind the latest time or only behind the grid: releases of transformers differ.
         far = ask(2, 1, 1, LONG_AGO)
         self._behind_time = int(far[0, -1]) > int(far[0, 1])
+        if not torch.equal(self.steps(0, 2), ask(2, *grid, None)[:, :-1]):
+            raise ValueError("model places a video's tokens by how many follow: use transformers 5.0-5.2 or 5.6 on")
 
     def steps(self, first: int, count: int) -> torch.Tensor:
         """(3, count*H*W) int64: positions of `count` steps from step number `first` on, in raster-then-time order."""

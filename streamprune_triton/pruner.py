@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import overload
 
 import torch
 
-from . import ops, validate
+from . import gradients, ops, validate
 from .config import PruneConfig
 from .result import PaddedPruneResult, PruneResult
 from .state import StreamState
@@ -42,7 +43,8 @@ def prune(x, config=DEFAULT, *, state=None, backend="auto"):
         backend: "triton", "torch" (the plain PyTorch specification), or "auto": Triton on a GPU, torch elsewhere.
 
     Returns:
-        A PruneResult, or a list of them for a list.
+        A PruneResult, or a list of them for a list. Its tokens and carriers have gradients into x; what is kept is
+        not differentiated.
 
     Raises:
         ValueError, TypeError: before anything is computed; the message names the argument.
@@ -53,8 +55,8 @@ def prune(x, config=DEFAULT, *, state=None, backend="auto"):
     if not xs:
         return []
     _check(xs, states, config)
-    padded = ops.run(xs, states, config, [_most(each, config) for each in xs], backend)
-    results = [PruneResult(each) for each in padded]
+    padded = ops.run([each.detach() for each in xs], states, config, [_most(each, config) for each in xs], backend)
+    results = [_result(each, one, config) for each, one in zip(xs, padded, strict=True)]
     return results[0] if single else results
 
 
@@ -86,6 +88,8 @@ def prune_padded(
     if capacity < 0:
         raise ValueError(f"capacity must be at least 0, got {capacity}")
     _check([x], [state], config)
+    if gradients.wanted(x):
+        raise ValueError("x must not require a gradient here: use prune, or x.detach()")
     return ops.run([x], [state], config, [capacity], "auto", out)[0]
 
 
@@ -134,6 +138,14 @@ def _check(xs: list[torch.Tensor], states: list[StreamState | None], config: Pru
     validate.check_config(config, xs)
     for x, state in zip(xs, states, strict=True):
         validate.check_state(state, x)
+
+
+def _result(x: torch.Tensor, padded: PaddedPruneResult, config: PruneConfig) -> PruneResult:
+    if not gradients.wanted(x):
+        return PruneResult(padded)
+    result = PruneResult(replace(padded, carriers=gradients.carriers(x, padded, config.carrier)))
+    result.gather(lambda indices: gradients.tokens(x, indices))
+    return result
 
 
 def _listed(x: object) -> list[torch.Tensor]:

@@ -113,7 +113,7 @@ def score(x: torch.Tensor, reference: torch.Tensor, spatial: bool, mean: bool) -
                 masked_mean(f, finite) if mean else f.new_zeros((0, f.shape[-1])),
             )
         )
-        before = f[-1]
+        before = f[-1].clone()  # not a view, which would keep the block
     return Scores(*map(_cat, zip(*blocks, strict=True)))
 
 

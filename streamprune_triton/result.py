@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,7 +67,12 @@ class PruneResult:
         self.spatial = padded.spatial
         self.nonfinite = padded.nonfinite
         self.state = padded.state
-        self._padded = (padded.tokens, padded.indices)
+        self._padded: tuple[torch.Tensor, ...] = (padded.tokens, padded.indices)
+        self._gather: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def gather(self, tokens: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Takes the kept tokens from `tokens(indices)`, which has a gradient."""
+        self._gather = tokens
 
     @cached_property
     def _kept(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,7 +80,9 @@ class PruneResult:
         tokens, indices = (rows[:kept] for rows in self._padded)
         if tokens.untyped_storage().nbytes() > 2 * tokens.nbytes:  # a view would hold on to the memory of all rows
             tokens, indices = tokens.clone(), indices.clone()
-        del self._padded
+        if self._gather is not None:
+            tokens = self._gather(indices)
+        self._padded, self._gather = (), None
         return tokens, indices
 
     @property

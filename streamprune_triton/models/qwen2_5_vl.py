@@ -1,4 +1,4 @@
-"""Qwen2.5-VL. Every number comes from the model, its config or its processor; transformers 5.0 to 5.23."""
+"""Qwen2.5-VL. Every number comes from the model, its config or its processor; transformers 5.0-5.2, 5.6-5.23."""
 
 from __future__ import annotations
 

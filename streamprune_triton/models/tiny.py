@@ -67,7 +67,7 @@ def qwen2_5_vl(seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
-            "initializer_range": 0.1,
+            "initializer_range": 0.2,
         },
         vision_config={
             "depth": 2,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,7 +45,7 @@ def test_positions_are_the_models_own(tiny_model, family: Qwen25VL, fps: float, 
 
 
 def test_a_late_step_does_not_ask_about_the_grid_again(family: Qwen25VL):
-    """What one step costs: the model is asked about T x 1 x 1 tokens, each time for twice as many as so far."""
+    """What one step costs: the model is asked about T x 1 x 1 tokens, each time for twice as many as are needed."""
     before = family.prompt(None, "").before
     video = family.positions(before, (4, 5), 1.0)
     asked: list[tuple[int, int, int]] = []
@@ -52,7 +54,23 @@ def test_a_late_step_does_not_ask_about_the_grid_again(family: Qwen25VL):
     for step in range(500):
         video.steps(step, 1)
         video.behind(step + 1)
-    assert asked == [(64, 1, 1), (130, 1, 1), (262, 1, 1), (526, 1, 1)]
+    assert asked == [(130, 1, 1), (262, 1, 1), (526, 1, 1)]
+
+
+def test_a_rule_that_no_stream_can_follow_is_refused(tiny_model, family: Qwen25VL, monkeypatch):
+    """As in transformers 5.3 to 5.5: rows repeated over all steps before the next row."""
+    rope, model = tiny_model[0].model.get_rope_index, tiny_model[0].model
+
+    def mixed(ids: torch.Tensor, **given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        positions, delta = rope(ids, **given)
+        visual = ids[0] == tiny_model[0].config.video_token_id
+        positions[1, 0, visual] = positions[1, 0, visual].sort().values
+        return positions, delta
+
+    mixed.__signature__ = inspect.signature(rope)
+    monkeypatch.setattr(model, "get_rope_index", mixed)
+    with pytest.raises(ValueError, match="use transformers"):
+        family.positions(family.prompt(None, "").before, (3, 4), 1.0)
 
 
 def test_the_prompt_is_the_unmodified_one(tiny_model, family: Qwen25VL):
@@ -147,6 +165,22 @@ def test_load_gives_the_saved_model_and_processor(tiny_model, tmp_path: Path):
     assert torch.equal(ours.prompt(None, "Who?").after, theirs.prompt(None, "Who?").after)
     assert torch.equal(ours.features(*ours.patches(frames)), theirs.features(*theirs.patches(frames)))
     assert not again.training
+
+
+def test_frame_processor_reads_a_checkpoint_of_before_v5(tmp_path: Path):
+    """As Qwen2.5-VL's own on the hub: one preprocessor_config.json for both, with min_pixels and max_pixels."""
+    words = tiny.tokenizer()
+    words.chat_template = None
+    words.save_pretrained(tmp_path)
+    limits = {"min_pixels": 4 * 28 * 28, "max_pixels": 16 * 28 * 28, "patch_size": 14, "merge_size": 2}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(limits))
+    with pytest.raises(OSError, match="no chat template"):
+        FrameProcessor.from_pretrained(str(tmp_path))
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": tiny.CHAT_TEMPLATE}))
+    processor = FrameProcessor.from_pretrained(str(tmp_path))
+    assert processor.chat_template == tiny.CHAT_TEMPLATE
+    assert processor.patches(unmodified.film(2, (280, 280)))[1].tolist() == [[1, 8, 8]]
+    assert processor.patches(unmodified.film(2, (42, 42)))[1].tolist() == [[1, 4, 4]]
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path):

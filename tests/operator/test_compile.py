@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import triton
+from compiling import TARGETS, record
 
 import streamprune_triton as sp
 from streamprune_triton import ops
 from streamprune_triton.rule import Rule
-
-from compiling import TARGETS, record
 
 # Together these launch every kernel, with every compile-time branch that changes registers or loads.
 CASES = {

@@ -367,6 +367,24 @@ def test_features_that_require_a_gradient(backend: str, device: torch.device) ->
     assert_bits(result.tokens, expected.tokens, "tokens")
 
 
+@pytest.mark.parametrize("carrier", ["all", "kept"])
+def test_gradients_of_tokens_and_carriers(backend: str, device: torch.device, carrier: str) -> None:
+    """Each kept token passes its gradient on; a carrier spreads its own over the tokens that it is the mean of."""
+    x = field((2, 3, 4, 8), redundancy=0.5).to(device)
+    x[1, 2, 3, 0] = torch.nan
+    x.requires_grad_()
+    result = sp.prune(x, sp.PruneConfig(carrier=carrier), backend=backend)
+    assert 0 < len(result.tokens) < 24
+    (result.tokens.sum() + 100 * result.carriers.sum()).backward()
+    finite = torch.ones(2, 3, 4, dtype=torch.bool, device=device)
+    finite[1, 2, 3] = False
+    share = result.keep if carrier == "kept" else finite
+    expected = result.keep.float() + 100 * share / share.flatten(1).sum(1)[:, None, None]
+    assert torch.allclose(x.grad, expected[..., None].expand_as(x))
+    with pytest.raises(ValueError, match="x must not require a gradient"):
+        sp.prune_padded(x, capacity=4)
+
+
 def test_inference_mode(backend: str, device: torch.device) -> None:
     """As `generate` calls it; the state is good outside of it, too."""
     x = field((2, 3, 4, 8), redundancy=0.5).to(device)

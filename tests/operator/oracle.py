@@ -106,6 +106,7 @@ class _Margin:
     def __init__(self) -> None:
         self.smallest = math.inf
         self.tied = False
+        self.opposite = False  # a cosine of -1 was computed, so a tie at -1 may be one of arithmetic
 
     def exceeds(self, value: float, threshold: float) -> bool:
         self.smallest = min(self.smallest, abs(value - threshold))
@@ -118,7 +119,7 @@ class _Margin:
             gap = order[how_many][0] - order[how_many - 1][0]
             if gap > 0.0:
                 self.smallest = min(self.smallest, gap)
-            elif order[how_many][0] != -1.0:  # two missing parts tie by definition, anything else by arithmetic
+            elif order[how_many][0] != -1.0 or self.opposite:  # two missing parts tie by definition, anything else by arithmetic
                 self.tied = True
         return {index for _, index in order[: max(how_many, 0)]}
 
@@ -237,6 +238,7 @@ def prune(
                 if is_candidate(mask, number, i, j) and not math.isnan(spatial[n, i, j]):
                     r = max(r, spatial[n, i, j])
                 ranked.append((r, flat(n, i, j)))
+                margin.opposite |= r < -1 + 1e-5 and not math.isnan(temporal[n, i, j])
 
         # budgets
         if not keyframe:
