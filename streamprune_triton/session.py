@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from . import models
+from .attribution import BY_SPACE, BY_TIME, KEPT, attribute
 from .config import PruneConfig
 from .generation import Decoding
 from .kv import Visual
@@ -72,6 +73,8 @@ class StreamingSession:
             raise ValueError(f"fps must be above 0 and finite, got {fps}")
         if memory is not None and not isinstance(memory, Memory):
             raise TypeError(f"memory must be a Memory, got {type(memory).__name__}")
+        if system is not None and not isinstance(system, str):
+            raise TypeError(f"system must be a str or None, got {type(system).__name__}")
         self.config = PruneConfig() if config is None else config
         self.memory = Memory() if memory is None else memory
         self.fps = float(fps)
@@ -227,8 +230,6 @@ def _text(first: int, count: int) -> torch.Tensor:
 
 
 def _counts(result: PruneResult, config: PruneConfig) -> dict[str, int]:
-    from .report.attribution import BY_SPACE, BY_TIME, KEPT, attribute
-
     fate = np.bincount(attribute(result, config).ravel(), minlength=4)
     return {
         "steps": len(result.keep),

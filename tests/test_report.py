@@ -20,8 +20,8 @@ pytest.importorskip("matplotlib", reason="needs matplotlib")
 from PIL import Image
 
 from streamprune_triton import report
+from streamprune_triton.attribution import BY_SPACE, BY_TIME, KEPT, NOT_FINITE, attribute
 from streamprune_triton.report import Collector, chart, files, pictures
-from streamprune_triton.report.attribution import BY_SPACE, BY_TIME, KEPT, NOT_FINITE, attribute
 
 CONFIG = sp.PruneConfig(temporal_threshold=0.3, spatial_threshold=0.35)
 

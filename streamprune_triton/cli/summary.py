@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 STAGES = ("preprocess", "vision", "prune", "prefill")
 
 
-def rows(stats: Stats, frames: int) -> list[tuple[str, str]]:
-    """(name, value) of a session's `stats` after `frames` raw frames of a video."""
+def rows(stats: Stats, frames: int, decoding: float) -> list[tuple[str, str]]:
+    """(name, value) of a session's `stats` after `frames` raw frames of a video that took `decoding` seconds to decode."""
     tokens, kept, by_time, by_space = (
         stats.tokens_in,
         stats.tokens_kept,
@@ -29,6 +29,7 @@ def rows(stats: Stats, frames: int) -> list[tuple[str, str]]:
     ]
     if stats.nonfinite:
         table.append(("dropped, not finite", f"{stats.nonfinite:,}"))
+    table.append(("decode, ms a step", f"{1e3 * decoding / max(stats.steps, 1):.2f}"))
     for stage in STAGES:
         if stage in stats.seconds:
             table.append((f"{stage}, ms a step", f"{1e3 * stats.seconds[stage] / max(stats.steps, 1):.2f}"))

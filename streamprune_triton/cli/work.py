@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,10 @@ def run(job: Job) -> int:
         make_directory(job.report)
     session = open_session(job)
     collector = Collector(job.config)
-    frames = watch(job, session, collector)
+    frames, decoding = watch(job, session, collector)
     answers = [(q, printable(session.ask(q, max_new_tokens=job.max_new_tokens))) for q in job.questions]
 
-    table = summary.rows(session.stats, frames)
+    table = summary.rows(session.stats, frames, decoding)
     notes = [] if job.model else [TINY_NOTE.format(job.config.temporal_threshold, job.config.spatial_threshold)]
     print(f"{job.title}\n{summary.text(table)}")
     for question, answer in answers:
@@ -97,22 +98,25 @@ def printable(answer: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in answer).strip()
 
 
-def watch(job: Job, session: StreamingSession, collector: Collector) -> int:
-    """Appends every frame and returns how many there were.
+def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[int, float]:
+    """Appends every frame and returns how many there were, and the seconds spent on decoding them.
 
     The last one is repeated where the model's step lacks a frame, as its processor would.
     """
     frames, seconds, frame, result = 0, 0.0, None, None
+    decoding, since = 0.0, time.perf_counter()
     with Progress(job.source.duration) as progress:
         for seconds, frame in job.source:
+            decoding += time.perf_counter() - since
             result = session.append(frame[None])
             if result is not None:
                 collector.add(seconds, frame, result)
             frames += 1
             stats = session.stats
             progress.update(seconds, frames, stats.tokens_kept / max(stats.tokens_in, 1))
+            since = time.perf_counter()
         if frame is not None and result is None:
             result = session.append(frame[None])
             if result is not None:
                 collector.add(seconds, frame, result)
-    return frames
+    return frames, decoding

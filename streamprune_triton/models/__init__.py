@@ -9,10 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import tiny
+
 if TYPE_CHECKING:
     import torch
 
     from .base import Adapter
+
+__all__ = ["adapter", "load", "tiny"]
 
 _FAMILIES = {"qwen2_5_vl": "Qwen25VL"}  # model_type, which is also the module here: its class
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .attribution import attribute, budgeted
+from ..attribution import attribute, budgeted
 from .collect import Collector, Sample
 from .files import make_directory, write_atomically
 

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from .attribution import BY_SPACE, BY_TIME, KEPT
+from ..attribution import BY_SPACE, BY_TIME, KEPT
 from .collect import Collector
 from .pictures import COLORS
 

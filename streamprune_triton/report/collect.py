@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..attribution import BY_SPACE, BY_TIME, KEPT, attribute
 from ..config import PruneConfig
 from ..result import PruneResult
-from .attribution import BY_SPACE, BY_TIME, KEPT, attribute
 
 MOST_PIXELS = 640  # of a remembered frame, along its longer side
 

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from .attribution import BY_SPACE, BY_TIME, KEPT
+from ..attribution import BY_SPACE, BY_TIME, KEPT
 from .collect import Sample
 from .pictures import COLORS, NAMES, caption, scaled, tinted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .attribution import BY_SPACE, BY_TIME, KEPT, NOT_FINITE
+from ..attribution import BY_SPACE, BY_TIME, KEPT, NOT_FINITE
 from .collect import Sample
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, and apart in brightness.

@@ -250,6 +250,7 @@ def test_bad_arguments(tiny):
         ({"fps": float("nan")}, ValueError, "fps"),
         ({"fps": "1"}, TypeError, "fps"),
         ({"memory": "tokens"}, TypeError, "memory"),
+        ({"system": 3}, TypeError, "system"),
         ({"config": 0.2}, TypeError, "config"),
     ):
         with pytest.raises(error, match=message):

@@ -119,7 +119,9 @@ class _Margin:
             gap = order[how_many][0] - order[how_many - 1][0]
             if gap > 0.0:
                 self.smallest = min(self.smallest, gap)
-            elif order[how_many][0] != -1.0 or self.opposite:  # two missing parts tie by definition, anything else by arithmetic
+            elif (
+                order[how_many][0] != -1.0 or self.opposite
+            ):  # two missing parts tie by definition, anything else by arithmetic
                 self.tied = True
         return {index for _, index in order[: max(how_many, 0)]}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..config import PruneConfig
-from ..reference import candidates
-from ..result import PruneResult
-from ..rule import Rule
+from .config import PruneConfig
+from .reference import candidates
+from .result import PruneResult
+from .rule import Rule
 
 KEPT, BY_TIME, BY_SPACE, NOT_FINITE = range(4)
 
