@@ -12,7 +12,7 @@ STAGES = ("preprocess", "vision", "prune", "prefill")
 
 
 def rows(stats: Stats, frames: int, decoding: float) -> list[tuple[str, str]]:
-    """(name, value) of a session's `stats` after `frames` raw frames of a video that took `decoding` seconds to decode."""
+    """(name, value) of `stats` after `frames` raw frames of a video, which took `decoding` seconds to decode."""
     tokens, kept, by_time, by_space = (
         stats.tokens_in,
         stats.tokens_kept,
