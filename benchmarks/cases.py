@@ -30,7 +30,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        batch = f"{self.streams}x" if self.streams > 1 else ""
+        batch = f"{self.streams} of " if self.streams > 1 else ""
         return f"{batch}{self.t}x{self.h}x{self.w}x{self.d}"
 
     @property

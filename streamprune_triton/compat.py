@@ -57,7 +57,7 @@ def compute_retention_mask(
         q: share of the tokens to drop, in [0, 1].
 
     Returns:
-        (T*H*W / merge^2,) bool, True for the tokens that stay: always exactly `compute_retained_tokens_count` of them.
+        (T*H*W / merge^2,) bool, True for the tokens that stay: `compute_retained_tokens_count` of them, none for T = 0.
         For the sake of that count tokens with a NaN or Inf, which rank last, stay where the others are too few.
 
     Raises:

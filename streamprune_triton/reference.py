@@ -125,14 +125,14 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def finite_tokens(f: torch.Tensor, squared_norms: torch.Tensor) -> torch.Tensor:
     """(T, H, W) bool. A finite squared norm proves a token finite; the others are looked at value by value."""
     finite = squared_norms.isfinite()
-    if f.device.type == "cpu" and bool(finite.all()):
+    if _all(finite):
         return finite
     return f.isfinite().all(-1)
 
 
 def masked_mean(f: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """(T, D) means over the chosen tokens of each frame, 0 where none is chosen."""
-    if not (f.device.type == "cpu" and bool(chosen.all())):
+    if not _all(chosen):
         f = torch.where(chosen[..., None], f, 0.0)
     return f.flatten(1, 2).sum(1) / chosen.flatten(1).sum(1).clamp_min(1)[:, None]
 
@@ -258,6 +258,11 @@ def compact(x: torch.Tensor, keep: torch.Tensor, capacity: int) -> tuple[torch.T
     tokens = x.new_empty((capacity, x.shape[-1]))
     torch.index_select(x.reshape(-1, x.shape[-1]), 0, kept, out=tokens[: len(kept)])
     return tokens, indices
+
+
+def _all(chosen: torch.Tensor) -> bool:
+    """Whether all are known to be True: where that costs no wait for a device and breaks no graph."""
+    return chosen.device.type == "cpu" and not torch.compiler.is_compiling() and bool(chosen.all())
 
 
 def _cat(parts: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> torch.Tensor:

@@ -14,7 +14,7 @@ def divprune(x: torch.Tensor, keep: int) -> torch.Tensor:
     Less than ours: no time and no place, and memory (T*H*W)^2: 16 frames of 39 x 69 need 7.4 GB in fp32.
     More than published: a token is chosen once only (there again and again when all left are copies), and the nearest
     chosen distance is kept up to date (there each choice goes over all earlier ones).
-    Host waits: none, but four operators in sequence for each kept token.
+    Host waits: none, but five operators in sequence for each kept token.
 
     Args:
         x: (T, H, W, D) features.

@@ -29,7 +29,8 @@ def eager_step(
     to the frame before is above `temporal_threshold`, or at odd i + j where the highest cosine to a 4-neighbour is
     above `spatial_threshold`. Cosines and means in fp32, from an upcast copy of all features.
     Less than ours: this one configuration only, no scores returned, non-finite tokens unguarded, and the bits depend
-    on how a stream is cut. More than ours: memory for three more copies of the features.
+    on how a stream is cut. More than ours: memory for two fp32 copies of the
+    features, and for a third of features that are not fp32.
     Host waits: one, for the number of kept tokens.
 
     Args:

@@ -1,0 +1,1 @@
+"""Benchmarks of the pruning step; see README.md."""

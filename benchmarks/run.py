@@ -1,0 +1,119 @@
+"""Times every provider on every case: each is checked first, and no row is written for one that is wrong."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import streamprune_triton as sp
+
+from . import fields, timing
+from .cases import Case
+from .providers import CONFIG, Inputs, Provider
+from .rows import Row, machine
+
+COLD = 3  # times the L2 cache that all input sets together fill
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Seconds a row, and when to stop altogether."""
+
+    seconds: float = 0.5
+    until: float = float("inf")  # of time.monotonic()
+
+    def spent(self) -> bool:
+        return time.monotonic() > self.until
+
+
+def rows(
+    cases: list[Case], found: list[Provider], device: torch.device, budget: Budget, say: Callable[[str], None]
+) -> Iterator[Row]:
+    """A row for each provider, case and mode that fits; what fails its check or does not run is said, not written."""
+    say("copy bandwidth ...")
+    roof = timing.copy_bandwidth(device)
+    say(f"copy bandwidth {roof:.0f} GB/s")
+    for case in cases:
+        sets = [inputs(case, device, seed) for seed in range(input_sets(case, device))]
+        for provider in found:
+            if budget.spent():
+                say("out of time")
+                return
+            if not provider.fits(case):
+                continue
+            try:
+                error = provider.check(case, sets[0])
+                yield from _timed(provider, case, sets, device, budget, roof, error, say)
+            except (AssertionError, RuntimeError, ValueError, torch.cuda.OutOfMemoryError) as problem:
+                say(f"NO ROW  {provider.name}  {case.name} {case.dtype}: {str(problem).splitlines()[0][:150]}")
+
+
+def inputs(case: Case, device: torch.device, seed: int) -> Inputs:
+    """Features of the case, and the states that the frame before left."""
+    clips = fields.streams(case, device, seed)
+    states = [sp.prune(clip[:1], CONFIG).state if case.state else None for clip in clips]
+    return Inputs([clip[1:] for clip in clips], states)
+
+
+def input_sets(case: Case, device: torch.device) -> int:
+    """So many input sets that no run finds its own in the cache."""
+    if device.type != "cuda":
+        return 2
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    size = case.tokens * case.d * case.itemsize
+    return int(min(64, max(2, -(-COLD * cache // size))))
+
+
+def _timed(
+    provider: Provider,
+    case: Case,
+    sets: list[Inputs],
+    device: torch.device,
+    budget: Budget,
+    roof: float,
+    error: float,
+    say: Callable[[str], None],
+) -> Iterator[Row]:
+    for mode in provider.modes:
+        if mode == "kernel" and device.type != "cuda":
+            continue
+        run = lambda n: provider.run(sets[n])  # noqa: E731
+        if mode == "kernel":
+            times = timing.replay(run, len(sets), budget.seconds)
+        else:
+            times = timing.call(run, len(sets), device, budget.seconds)
+        launches, waits, extra = _cost(lambda: provider.run(sets[0]), device)
+        share = case.model_bytes / times.p50 / 1e3 / roof
+        say(f"{provider.name:34} {mode:7} {case.name:20} {case.dtype} {times.p50:10.1f} us  {share:6.1%} of the roof")
+        yield Row(
+            provider.name, mode, case.name, case.dtype, case.drop, case.state, times.p20, times.p50, times.p80,
+            times.runs, case.model_bytes, roof, share, launches, waits, extra, error, **machine(device),
+        )  # fmt: skip
+
+
+def _cost(run: Callable[[], Any], device: torch.device) -> tuple[int | None, int | None, int | None]:
+    """(launches, host waits, bytes at the peak beyond the result) of one run; a CPU has none of them to count."""
+    if device.type != "cuda":
+        return None, None, None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    launches = sum(event.count for event in profile.key_averages())
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            result = run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = sum("synchroniz" in str(w.message) for w in caught)
+    extra = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+    del result
+    return launches, waits, extra
