@@ -1,12 +1,12 @@
 """Streaming token pruning and semantic carriers for video VLMs."""
 
-from . import models
+from . import compat, models
 from .config import PruneConfig
-from .memory import Memory
 from .pruner import StreamPruner, prune, prune_padded
 from .result import PaddedPruneResult, PruneResult
-from .session import StreamingSession
 from .state import StreamState
+from .streaming.memory import Memory
+from .streaming.session import StreamingSession
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "StreamPruner",
     "StreamState",
     "StreamingSession",
+    "compat",
     "models",
     "prune",
     "prune_padded",

@@ -23,10 +23,6 @@ pytest.importorskip("matplotlib", reason="needs matplotlib")
 
 from clips import write_clip
 
-SESSION = pytest.mark.skipif(
-    not (Path(sp.__file__).parent / "session.py").exists(), reason="needs streamprune_triton.session"
-)
-
 
 @dataclass
 class Stats:
@@ -195,7 +191,6 @@ def test_bad_files_and_values(clip: Path, tmp_path: Path, capsys: pytest.Capture
     assert "invalid choice: 'fly'" in failing(capsys, "fly")
 
 
-@SESSION
 def test_missing_model(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["video", str(clip), "--model", str(tmp_path / "no-model")]) == 2
     lines = [each for each in capsys.readouterr().err.splitlines() if each.startswith("streamprune: ")]
@@ -276,7 +271,6 @@ def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "\r" not in err
 
 
-@SESSION
 def test_demo_as_a_user_runs_it(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(sp.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(

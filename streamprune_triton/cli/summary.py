@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..stats import Stats
+    from ..streaming.stats import Stats
 
 STAGES = ("preprocess", "vision", "prune", "prefill")
 

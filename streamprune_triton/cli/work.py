@@ -13,7 +13,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from ..config import PruneConfig
     from ..report import Collector
-    from ..session import StreamingSession
+    from ..streaming.session import StreamingSession
     from ..synthetic import SyntheticClip
     from ..video import Video
 
@@ -77,7 +77,7 @@ def run(job: Job) -> int:
 
 def open_session(job: Job) -> StreamingSession:
     """A streaming session on the model of the job; the tiny built-in one where it names none."""
-    from ..session import StreamingSession
+    from ..streaming.session import StreamingSession
 
     model: Any
     if job.model is None:

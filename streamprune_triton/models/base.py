@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from transformers import Cache
 
-    from ..positions import VideoPositions
+    from .positions import VideoPositions
 
 
 class Prompt(NamedTuple):

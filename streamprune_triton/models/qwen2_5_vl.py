@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..positions import VideoPositions
 from .base import Prompt
+from .positions import VideoPositions
 from .processor import FrameProcessor
 
 if TYPE_CHECKING:

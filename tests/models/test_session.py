@@ -11,10 +11,10 @@ import torch
 import unmodified
 
 from streamprune_triton import PruneConfig
-from streamprune_triton.generation import Decoding
-from streamprune_triton.memory import Memory
 from streamprune_triton.models.qwen2_5_vl import Qwen25VL
-from streamprune_triton.session import StreamingSession
+from streamprune_triton.streaming.generation import Decoding
+from streamprune_triton.streaming.memory import Memory
+from streamprune_triton.streaming.session import StreamingSession
 
 NOTHING = PruneConfig(temporal_threshold=None, spatial_threshold=None)
 NEVER = PruneConfig(temporal_threshold=1.0, spatial_threshold=1.0)

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import models
-from .attribution import BY_SPACE, BY_TIME, KEPT, attribute
-from .config import PruneConfig
+from .. import models
+from ..attribution import BY_SPACE, BY_TIME, KEPT, attribute
+from ..config import PruneConfig
+from ..pruner import StreamPruner
+from ..result import PruneResult
 from .generation import Decoding
 from .kv import Visual
 from .memory import Memory
-from .pruner import StreamPruner
-from .result import PruneResult
 from .stats import Stats, timed
 
 if TYPE_CHECKING:
-    from .positions import VideoPositions
+    from ..models.positions import VideoPositions
 
 
 @dataclass(frozen=True)

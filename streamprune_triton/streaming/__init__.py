@@ -1,0 +1,1 @@
+"""A stream in a language model's cache: sessions, what they remember, where tokens stand, how answers are chosen."""
