@@ -21,6 +21,7 @@ from .streams import (
     entry,
     find_stream,
     pointer,
+    size,
 )
 
 
@@ -57,7 +58,7 @@ def _mean(
             at = (t // width).to(tl.int64) * stride_h + (t % width).to(tl.int64) * stride_w
             value = tl.load(frame_ptr + at[:, None] + d[None, :], chosen[:, None] & (d < D)[None, :], other=0.0)
             mean += tl.sum(value.to(tl.float32), axis=0)
-    return tl.div_rn(mean, tl.maximum(tl.where(only_kept, kept, count), 1).to(tl.float32))
+    return mean / tl.maximum(tl.where(only_kept, kept, count), 1).to(tl.float32)
 
 
 @triton.jit
@@ -78,14 +79,14 @@ def carrier_block(
     stride_t = aligned_entry(table_ptr, b, STRIDE_T, stride_t, STREAMS, ALIGNED)
     stride_h = aligned_entry(table_ptr, b, STRIDE_H, stride_h, STREAMS, ALIGNED)
     stride_w = aligned_entry(table_ptr, b, STRIDE_W, stride_w, STREAMS, ALIGNED)
-    height = entry(table_ptr, b, HEIGHT, height, STREAMS)
-    width = entry(table_ptr, b, WIDTH, width, STREAMS)
-    n = entry(table_ptr, b, START, start, STREAMS) + segment - entry(table_ptr, b, SEGMENT, 0, STREAMS)
+    height = size(table_ptr, b, HEIGHT, height, STREAMS)
+    width = size(table_ptr, b, WIDTH, width, STREAMS)
+    n = size(table_ptr, b, START, start, STREAMS) + segment - size(table_ptr, b, SEGMENT, 0, STREAMS)
     n = tl.cast(n, tl.int64)
 
     area = height * width
     tiles = tl.cdiv(height, TILE_H) * tl.cdiv(width, TILE_W)
-    out = entry(table_ptr, b, FRAME, 0, STREAMS) + n
+    out = size(table_ptr, b, FRAME, 0, STREAMS) + n
     kept = 0
     if KEPT:
         kept = tl.load(counts_ptr + out)

@@ -31,6 +31,7 @@ from .streams import (
     find_stream,
     given,
     pointer,
+    size,
 )
 
 WINDOW = tl.constexpr(256)
@@ -75,7 +76,8 @@ def _prune_block(
     next_frames_ptr, sync_ptr, table_ptr, length, height, width, start, stop, capacity, has_norms, has_frames,
     blocks_total, tokens, D, stride_t, stride_h, stride_w, temporal_threshold, spatial_threshold, keyframe_interval,
     STREAMS: tl.constexpr, ALIGNED: tl.constexpr, DECIDE: tl.constexpr, LAST_KEPT: tl.constexpr, MASK: tl.constexpr,
-    SURVIVORS: tl.constexpr, SLICES: tl.constexpr, BLOCK_T: tl.constexpr, PARTS: tl.constexpr, BLOCK_D: tl.constexpr,
+    KEYFRAMES: tl.constexpr, SURVIVORS: tl.constexpr, SLICES: tl.constexpr, BLOCK_T: tl.constexpr,
+    PARTS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Decides, ranks and copies BLOCK_T tokens of one frame, one of PARTS shares of D; see `compact_kernel`."""
     ticket = tl.atomic_add(sync_ptr, 1)
@@ -92,16 +94,16 @@ def _prune_block(
     stride_t = aligned_entry(table_ptr, b, STRIDE_T, stride_t, STREAMS, ALIGNED)
     stride_h = aligned_entry(table_ptr, b, STRIDE_H, stride_h, STREAMS, ALIGNED)
     stride_w = aligned_entry(table_ptr, b, STRIDE_W, stride_w, STREAMS, ALIGNED)
-    length = entry(table_ptr, b, LENGTH, length, STREAMS)
-    height = entry(table_ptr, b, HEIGHT, height, STREAMS)
-    width = entry(table_ptr, b, WIDTH, width, STREAMS)
-    start = entry(table_ptr, b, START, start, STREAMS)
-    stop = entry(table_ptr, b, STOP, stop, STREAMS)
+    length = size(table_ptr, b, LENGTH, length, STREAMS)
+    height = size(table_ptr, b, HEIGHT, height, STREAMS)
+    width = size(table_ptr, b, WIDTH, width, STREAMS)
+    start = size(table_ptr, b, START, start, STREAMS)
+    stop = size(table_ptr, b, STOP, stop, STREAMS)
     row = entry(table_ptr, b, ROW, 0, STREAMS)
     capacity = entry(table_ptr, b, CAPACITY, capacity, STREAMS)
-    first_block = entry(table_ptr, b, BLOCK, 0, STREAMS)
-    first_frame = entry(table_ptr, b, FRAME, 0, STREAMS)
-    segment = entry(table_ptr, b, SEGMENT, 0, STREAMS)
+    first_block = size(table_ptr, b, BLOCK, 0, STREAMS)
+    first_frame = size(table_ptr, b, FRAME, 0, STREAMS)
+    segment = size(table_ptr, b, SEGMENT, 0, STREAMS)
 
     area = height * width
     blocks = tl.cdiv(area, BLOCK_T)
@@ -115,7 +117,7 @@ def _prune_block(
     if DECIDE:
         decision, temporal, spatial, squared, _ = decide_block(
             dots_ptr, norms_ptr, has_norms, mask_ptr, t, step, seen + n, frame, height, width, tokens,
-            temporal_threshold, spatial_threshold, keyframe_interval, MASK, SURVIVORS, SLICES,
+            temporal_threshold, spatial_threshold, keyframe_interval, MASK, KEYFRAMES, SURVIVORS, SLICES,
         )  # fmt: skip
         if part == 0:
             tl.store(temporal_ptr + frame + t, temporal, mask=inside)
@@ -234,6 +236,7 @@ def compact_kernel(
     DECIDE: tl.constexpr,
     LAST_KEPT: tl.constexpr,
     MASK: tl.constexpr,
+    KEYFRAMES: tl.constexpr,
     SURVIVORS: tl.constexpr,
     SLICES: tl.constexpr,
     TILE_H: tl.constexpr,
@@ -265,6 +268,6 @@ def compact_kernel(
             counts_ptr, cu_counts_ptr, temporal_ptr, spatial_ptr, nonfinite_ptr, overflow_ptr, next_reference_ptr,
             next_norms_ptr, next_frames_ptr, sync_ptr, table_ptr, length, height, width, start, stop, capacity,
             has_norms, has_frames, blocks_total, tokens, D, stride_t, stride_h, stride_w, temporal_threshold,
-            spatial_threshold, keyframe_interval, STREAMS, ALIGNED, DECIDE, LAST_KEPT, MASK, SURVIVORS, SLICES,
-            BLOCK_T, PARTS, BLOCK_D,
+            spatial_threshold, keyframe_interval, STREAMS, ALIGNED, DECIDE, LAST_KEPT, MASK, KEYFRAMES, SURVIVORS,
+            SLICES, BLOCK_T, PARTS, BLOCK_D,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from .streams import (
     find_stream,
     given,
     pointer,
+    size,
 )
 
 # Values of MASK, the names of PruneConfig.mask in this order.
@@ -39,9 +40,9 @@ def total(dots_ptr, quantity: tl.constexpr, index, mask, tokens, SLICES: tl.cons
 @triton.jit
 def cosine(dots, squared_a, squared_b):
     """(N,) a.b / (max(|a|, eps) * max(|b|, eps)) in [-1, 1]; NaN if a or b is not finite, 0 if a norm overflows."""
-    norm_a = tl.maximum(tl.sqrt_rn(squared_a), EPS)
-    norm_b = tl.maximum(tl.sqrt_rn(squared_b), EPS)
-    cos = tl.minimum(tl.maximum(tl.div_rn(dots, norm_a * norm_b), -1.0), 1.0)
+    norm_a = tl.maximum(tl.sqrt(squared_a), EPS)
+    norm_b = tl.maximum(tl.sqrt(squared_b), EPS)
+    cos = tl.minimum(tl.maximum(dots / norm_a / norm_b, -1.0), 1.0)
     cos = tl.where((squared_a == float("inf")) | (squared_b == float("inf")), 0.0, cos)
     return tl.where((squared_a != squared_a) | (squared_b != squared_b), float("nan"), cos)
 
@@ -66,15 +67,15 @@ def temporal_of(
 def candidates(mask_ptr, i, j, t, mask, number, MASK: tl.constexpr):
     """(N,) which tokens the spatial stage may drop, in the `number`-th frame of the stream."""
     if MASK == ODD:
-        chosen = (i + j) % 2 == 1
+        chosen = ((i + j) & 1) == 1
     elif MASK == EVEN:
-        chosen = (i + j) % 2 == 0
+        chosen = ((i + j) & 1) == 0
     elif MASK == ALTERNATE:
-        chosen = (i + j + number) % 2 == 1
+        chosen = ((i + j + number) & 1) == 1
     elif MASK == ROWS:
-        chosen = i % 2 == 1
+        chosen = (i & 1) == 1
     elif MASK == COLUMNS_:
-        chosen = j % 2 == 1
+        chosen = (j & 1) == 1
     elif MASK == TENSOR:
         chosen = tl.load(mask_ptr + t, mask, other=0) != 0
     else:
@@ -102,8 +103,8 @@ def _edge(
 @triton.jit
 def decide_block(
     dots_ptr, norms_ptr, has_norms, mask_ptr, t, step, number, frame, height, width, tokens,
-    temporal_threshold, spatial_threshold, keyframe_interval, MASK: tl.constexpr, SURVIVORS: tl.constexpr,
-    SLICES: tl.constexpr,
+    temporal_threshold, spatial_threshold, keyframe_interval, MASK: tl.constexpr, KEYFRAMES: tl.constexpr,
+    SURVIVORS: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
     """Computes (decision, temporal, spatial, squared norm, candidate), each (N,), of the tokens t of one frame.
 
@@ -116,7 +117,7 @@ def decide_block(
     i = t // width
     j = t % width
     keyframe = 0
-    if keyframe_interval > 0:
+    if KEYFRAMES:
         keyframe = (number % keyframe_interval == 0).to(tl.int32)
     temporal_threshold = tl.where(keyframe > 0, 2.0, temporal_threshold)
 
@@ -194,6 +195,7 @@ def decide_kernel(
     keyframe_interval,
     STREAMS: tl.constexpr,
     MASK: tl.constexpr,
+    KEYFRAMES: tl.constexpr,
     SURVIVORS: tl.constexpr,
     SLICES: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -209,10 +211,10 @@ def decide_kernel(
     has_frames = given(table_ptr, b, FRAMES, has_frames, STREAMS)
     norms_ptr = pointer(table_ptr, b, NORMS, norms_ptr, STREAMS, False)
     frames_ptr = pointer(table_ptr, b, FRAMES, frames_ptr, STREAMS, False)
-    height = entry(table_ptr, b, HEIGHT, height, STREAMS)
-    width = entry(table_ptr, b, WIDTH, width, STREAMS)
-    start = entry(table_ptr, b, START, start, STREAMS)
-    block -= entry(table_ptr, b, BLOCK, 0, STREAMS)
+    height = size(table_ptr, b, HEIGHT, height, STREAMS)
+    width = size(table_ptr, b, WIDTH, width, STREAMS)
+    start = size(table_ptr, b, START, start, STREAMS)
+    block -= size(table_ptr, b, BLOCK, 0, STREAMS)
     tokens = tl.cast(tokens, tl.int64)
 
     area = height * width
@@ -224,7 +226,7 @@ def decide_kernel(
     decision, temporal, spatial, _, candidate = decide_block(
         dots_ptr, norms_ptr, has_norms, mask_ptr, t, step, tl.load(frames_ptr, has_frames != 0, other=0) + n, frame,
         height, width, tokens,
-        temporal_threshold, spatial_threshold, keyframe_interval, MASK, SURVIVORS, SLICES,
+        temporal_threshold, spatial_threshold, keyframe_interval, MASK, KEYFRAMES, SURVIVORS, SLICES,
     )  # fmt: skip
     redundancy = tl.where(temporal == temporal, temporal, -1.0)
     if MASK != NO_MASK:

@@ -21,6 +21,8 @@ TILE_H, TILE_W = 8, 8
 BLOCK_T = 32  # tokens a block of the decision and compaction kernels
 SELECT_T = 1024  # tokens at once in the selection of a budget
 CARRIER_D, CARRIER_ROWS = 128, 16
+# ptxas would rather spill a register or two of the compaction kernel than run fewer blocks at once
+NO_SPILLS = {} if torch.version.hip else {"maxnreg": 255}
 SPARE = 1 << 62  # an entry of the table that no index reaches
 
 
@@ -180,7 +182,13 @@ class _Batch:
         thresholds = (rule.temporal_threshold, rule.spatial_threshold, rule.keyframe_interval)
         kind = MASK_NAMES.index(rule.mask_kind)
         tile = {"TILE_H": TILE_H, "TILE_W": TILE_W}
-        decide = {"MASK": kind, "SURVIVORS": rule.survivors, "SLICES": shape.slices, "BLOCK_T": BLOCK_T}
+        decide = {
+            "MASK": kind,
+            "KEYFRAMES": rule.keyframe_interval > 0,
+            "SURVIVORS": rule.survivors,
+            "SLICES": shape.slices,
+            "BLOCK_T": BLOCK_T,
+        }
         place = {**streams, "ALIGNED": aligned}
 
         similarity_kernel[(programs,)](
@@ -207,7 +215,7 @@ class _Batch:
             row.next_reference, row.next_norms, out.frames, sync, table, row.length, row.height, row.width, row.start,
             row.stop, row.capacity, *has, blocks * parts, blocks, tokens, self.d, *strides, *thresholds, **place,
             DECIDE=self.budget < 0, LAST_KEPT=rule.last_kept, **decide, **tile, PARTS=parts, BLOCK_D=shape.block_d,
-            CARRIER_D=CARRIER_D, CARRIER_ROWS=CARRIER_ROWS, num_warps=4,
+            CARRIER_D=CARRIER_D, CARRIER_ROWS=CARRIER_ROWS, num_warps=4, **NO_SPILLS,
         )  # fmt: skip
         if rule.carrier == "kept":
             kept_carrier_kernel[(frames * triton.cdiv(self.d, CARRIER_D),)](

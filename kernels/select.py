@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .decide import DROP, KEEP, KEYFRAME
-from .streams import HEIGHT, LENGTH, SEGMENT, START, TOKEN, WIDTH, entry, find_stream
+from .streams import HEIGHT, LENGTH, SEGMENT, START, TOKEN, WIDTH, entry, find_stream, size
 
 
 @triton.jit
@@ -51,12 +51,12 @@ def select_kernel(
         n = 0
     else:
         b = find_stream(table_ptr, segment, SEGMENT, STREAMS)
-        n = entry(table_ptr, b, START, start, STREAMS) + segment - entry(table_ptr, b, SEGMENT, 0, STREAMS)
-    area = entry(table_ptr, b, HEIGHT, height, STREAMS) * entry(table_ptr, b, WIDTH, width, STREAMS)
+        n = size(table_ptr, b, START, start, STREAMS) + segment - size(table_ptr, b, SEGMENT, 0, STREAMS)
+    area = size(table_ptr, b, HEIGHT, height, STREAMS) * size(table_ptr, b, WIDTH, width, STREAMS)
     count = tl.cast(area, tl.int64)
     first = entry(table_ptr, b, TOKEN, 0, STREAMS) + n * count
     if CLIP:
-        count *= entry(table_ptr, b, LENGTH, length, STREAMS)
+        count *= size(table_ptr, b, LENGTH, length, STREAMS)
 
     low = tl.cast(-2147483648, tl.int64)
     high = tl.cast(2147483647, tl.int64)

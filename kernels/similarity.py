@@ -23,6 +23,7 @@ from .streams import (
     find_stream,
     given,
     pointer,
+    size,
 )
 
 # What `dots` holds, in this order.
@@ -107,14 +108,14 @@ def similarity_kernel(
     stride_t = aligned_entry(table_ptr, b, STRIDE_T, stride_t, STREAMS, ALIGNED)
     stride_h = aligned_entry(table_ptr, b, STRIDE_H, stride_h, STREAMS, ALIGNED)
     stride_w = aligned_entry(table_ptr, b, STRIDE_W, stride_w, STREAMS, ALIGNED)
-    length = entry(table_ptr, b, LENGTH, length, STREAMS)
-    height = entry(table_ptr, b, HEIGHT, height, STREAMS)
-    width = entry(table_ptr, b, WIDTH, width, STREAMS)
-    start = entry(table_ptr, b, START, start, STREAMS)
-    stop = entry(table_ptr, b, STOP, stop, STREAMS)
+    length = size(table_ptr, b, LENGTH, length, STREAMS)
+    height = size(table_ptr, b, HEIGHT, height, STREAMS)
+    width = size(table_ptr, b, WIDTH, width, STREAMS)
+    start = size(table_ptr, b, START, start, STREAMS)
+    stop = size(table_ptr, b, STOP, stop, STREAMS)
     first_token = entry(table_ptr, b, TOKEN, 0, STREAMS)
     first_tile = entry(table_ptr, b, TILE, 0, STREAMS)
-    program -= entry(table_ptr, b, PROGRAM, 0, STREAMS)
+    program -= size(table_ptr, b, PROGRAM, 0, STREAMS)
 
     slices = tl.cdiv(D, SLICE)
     tiles_w = tl.cdiv(width, TILE_W)

@@ -60,6 +60,16 @@ def entry(table_ptr, stream, column: tl.constexpr, single, STREAMS: tl.constexpr
 
 
 @triton.jit
+def size(table_ptr, stream, column: tl.constexpr, single, STREAMS: tl.constexpr):
+    """As `entry`, for what fits 32 bits, in which divisions are quick."""
+    if STREAMS == 0:
+        value = single
+    else:
+        value = tl.load(table_ptr + stream * COLUMNS + column).to(tl.int32)
+    return value
+
+
+@triton.jit
 def pointer(table_ptr, stream, column: tl.constexpr, single, STREAMS: tl.constexpr, ALIGNED: tl.constexpr):
     """As `entry`, for an address. Assumes that ALIGNED addresses are multiples of 16 bytes."""
     if STREAMS == 0:

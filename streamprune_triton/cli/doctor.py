@@ -21,12 +21,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the findings. Returns 1 where the backend that will be used gives wrong answers."""
-    print("versions")
-    _line("python", platform.python_version())
-    for package in PACKAGES:
-        _line(package, _version(package))
     import torch
 
+    print("versions")
+    _line("python", platform.python_version())
+    for package in PACKAGES:  # torch says its build (+cpu, +cu130), which its metadata may leave out
+        _line(package, torch.__version__ if package == "torch" else _version(package))
     print("devices")
     for name in _devices():
         _line(*name)

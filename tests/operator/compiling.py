@@ -64,7 +64,8 @@ class Launch:
             if multiple and specialised:
                 attributes[(index,)] = [["tt.divisibility", 16]]
         source = ASTSource(kernel, signature, constants, attributes)
-        return triton.compile(source, target=target, options=self.options)
+        options = self.options if target.backend == "cuda" else {"num_warps": self.options["num_warps"]}
+        return triton.compile(source, target=target, options=options)
 
 
 class Recorder:
@@ -77,7 +78,7 @@ class Recorder:
         names = [p.name for p in self.kernel.params]
 
         def note(*args: Any, **kwargs: Any) -> None:
-            options = {k: kwargs.pop(k) for k in ("num_warps", "num_stages") if k in kwargs}
+            options = {k: kwargs.pop(k) for k in ("num_warps", "num_stages", "maxnreg") if k in kwargs}
             self.launches.append(Launch(self.kernel, grid, dict(zip(names, args, strict=False)) | kwargs, options))
 
         return note
