@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         for block_d, warps, width, tile in itertools.islice(choices, 1 if options.dry else None):
             if width % block_d or tile[0] * tile[1] * block_d > 16384:
                 continue
-            shape = launch.Shape(block_d, warps, width, -(-case.d // width))
+            shape = launch.Shape(block_d, width, -(-case.d // width))
             try:
-                times = timed(case, sets, device, shape, tile)
+                times = timed(case, sets, device, shape, tile, warps)
             except (RuntimeError, ValueError) as problem:
                 print(f"{case.name} {shape} {tile}: {str(problem).splitlines()[0]}")
                 continue
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def timed(
-    case: Case, sets: list[Inputs], device: torch.device, shape: launch.Shape, tile: tuple[int, int]
+    case: Case, sets: list[Inputs], device: torch.device, shape: launch.Shape, tile: tuple[int, int], warps: int
 ) -> timing.Times:
     """Both kernels of a step at one choice of launch parameters."""
     rule, capacity = Rule.of(CONFIG, device), [case.t * case.h * case.w]
@@ -74,13 +74,13 @@ def timed(
         ops.by_triton(x, [held], rule, capacity, out)
         return out
 
-    before = launch.Shape.of, launch.TILE_H, launch.TILE_W
+    before = launch.Shape.of, launch.TILE_H, launch.TILE_W, launch.WARPS
     launch.Shape.of = staticmethod(lambda d, itemsize: shape)  # type: ignore[method-assign,assignment]
-    launch.TILE_H, launch.TILE_W = tile
+    launch.TILE_H, launch.TILE_W, launch.WARPS = *tile, warps
     try:
         return timing.replay(run, len(sets), 0.1) if device.type == "cuda" else timing.call(run, 1, device, 0.01)
     finally:
-        launch.Shape.of, launch.TILE_H, launch.TILE_W = before  # type: ignore[method-assign]
+        launch.Shape.of, launch.TILE_H, launch.TILE_W, launch.WARPS = before  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

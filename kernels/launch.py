@@ -18,10 +18,11 @@ from .similarity import QUANTITIES, similarity_kernel
 from .streams import NAMES
 
 TILE_H, TILE_W = 8, 8
+WARPS = 8  # of the similarity kernel
 BLOCK_T = 32  # tokens a block of the decision and compaction kernels
 SELECT_T = 1024  # tokens at once in the selection of a budget
 CARRIER_D, CARRIER_ROWS = 128, 16
-# ptxas would rather spill a register or two of the compaction kernel than run fewer blocks at once
+# ptxas would rather spill a register or two than run fewer blocks at once
 NO_SPILLS = {} if torch.version.hip else {"maxnreg": 255}
 SPARE = 1 << 62  # an entry of the table that no index reaches
 
@@ -58,7 +59,6 @@ class Shape:
     """How D is cut: part of the order of every sum, so it depends on D and the dtype alone."""
 
     block_d: int  # at most 128 bytes a row, so that a thread's share of a tile stays in registers on every target
-    warps: int
     slice: int
     slices: int
 
@@ -67,7 +67,7 @@ class Shape:
     def of(cls, d: int, itemsize: int) -> Shape:
         block_d = max(16 // itemsize, min(128 // itemsize, triton.next_power_of_2(d)))
         width = min(512, triton.cdiv(d, block_d) * block_d)
-        return cls(block_d, 16 // itemsize, width, triton.cdiv(d, width))
+        return cls(block_d, width, triton.cdiv(d, width))
 
 
 def prune(streams: list[Stream], rule: Any, capacities: list[int], out: Outputs) -> None:
@@ -196,7 +196,7 @@ class _Batch:
             out.nonfinite, sync, table, row.length, row.height, row.width, row.start, row.stop,
             int(row.reference is not None), per, tokens, 0 if n else len(self.streams), sync.numel(), self.d, *strides,
             **place, SPATIAL=kind > 0, SUMS=rule.carrier == "all", KEEP_LAST=not rule.last_kept, **tile,
-            SLICE=shape.slice, BLOCK_D=shape.block_d, num_warps=shape.warps,
+            SLICE=shape.slice, BLOCK_D=shape.block_d, num_warps=WARPS, **NO_SPILLS,
         )  # fmt: skip
         if self.budget >= 0:
             decide_kernel[(blocks,)](
