@@ -89,7 +89,8 @@ def by_triton(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: lis
 
     some = [b for b in range(len(x)) if x[b].shape[0]]
     if len(some) == len(x):
-        return launch([Stream(x[b], *held[b]) for b in some], rule, capacity, Outputs(*out))
+        with torch.cuda.device_of(x[0]):  # Triton launches on the current device
+            return launch([Stream(x[b], *held[b]) for b in some], rule, capacity, Outputs(*out))
     parts = split(out, x, rule.carrier, capacity)
     for b, part in enumerate(parts):
         one = ([x[b]], [held[b]], rule, [capacity[b]])

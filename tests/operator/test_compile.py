@@ -95,3 +95,11 @@ def test_another_length_or_resolution_builds_nothing_new(monkeypatch):
     expected = specialisations(t=2, h=16, w=16)
     for size in ({"t": 1, "h": 16, "w": 16}, {"t": 7, "h": 5, "w": 3}, {"t": 3, "h": 1, "w": 77}):
         assert specialisations(**size) == expected, size
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1, 1), (2, 3, 1, 7), (1, 1, 5, 100), (3, 9, 17, 2)], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_sizes_of_one_compile(case, size, monkeypatch):
+    """The JIT turns an argument of 1 into a constant, which the interpreter does not."""
+    for launch in launches(monkeypatch, case, torch.bfloat16, *size):
+        launch.compile(TARGETS["sm_90"])
