@@ -36,24 +36,6 @@ class Stream(NamedTuple):
     frames: torch.Tensor | None  # () int64
 
 
-class Outputs(NamedTuple):
-    """What is written, packed over the streams in order, states one by one: N tokens, F frames, B streams, C rows."""
-
-    tokens: torch.Tensor  # (C, D)
-    indices: torch.Tensor  # (C,) int64
-    keep: torch.Tensor  # (N,) bool
-    counts: torch.Tensor  # (F,) int32
-    cu_counts: torch.Tensor  # (F + B,) int32
-    carriers: torch.Tensor  # (F, D), (0, D) for none
-    temporal: torch.Tensor  # (N,) float32
-    spatial: torch.Tensor  # (N,) float32
-    nonfinite: torch.Tensor  # (B,) int64
-    overflow: torch.Tensor  # (B,) bool
-    reference: list[torch.Tensor]  # B of (H, W, D)
-    squared_norms: list[torch.Tensor]  # B of (H, W) float32
-    frames: torch.Tensor  # (B,) int64
-
-
 @dataclass(frozen=True)
 class Shape:
     """How D is cut: part of the order of every sum, so it depends on D and the dtype alone."""
@@ -70,8 +52,8 @@ class Shape:
         return cls(block_d, width, triton.cdiv(d, width))
 
 
-def prune(streams: list[Stream], rule: Any, capacities: list[int], out: Outputs) -> None:
-    """Writes the pruned streams to `out`. `rule` has the fields of streamprune_triton.rule.Rule.
+def prune(streams: list[Stream], rule: Any, capacities: list[int], out: Any) -> None:
+    """Writes the pruned streams to `out`, which has the fields of `ops.Packed`; `rule` has those of `rule.Rule`.
 
     Two launches for thresholds, four for a budget, one more for carrier "kept"; with last_kept so many for each frame
     of the longest stream. Never waits for the device. A batch of several streams copies its table to the device.
@@ -93,7 +75,7 @@ def _firsts(sizes: list[int]) -> list[int]:
 class _Batch:
     """The scratch memory of one call, and the launches that share it."""
 
-    def __init__(self, streams: list[Stream], rule: Any, capacities: list[int], out: Outputs) -> None:
+    def __init__(self, streams: list[Stream], rule: Any, capacities: list[int], out: Any) -> None:
         self.streams, self.rule, self.capacities, self.out = streams, rule, capacities, out
         x = streams[0].x
         self.d = x.shape[3]

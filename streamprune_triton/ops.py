@@ -84,13 +84,13 @@ def by_torch(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: list
 
 def by_triton(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: list[int], out: Packed) -> None:
     """Writes the results by the kernels; streams without a frame have nothing to launch."""
-    from .kernels.launch import Outputs, Stream
+    from .kernels.launch import Stream
     from .kernels.launch import prune as launch
 
     some = [b for b in range(len(x)) if x[b].shape[0]]
     if len(some) == len(x):
         with torch.cuda.device_of(x[0]):  # Triton launches on the current device
-            return launch([Stream(x[b], *held[b]) for b in some], rule, capacity, Outputs(*out))
+            return launch([Stream(x[b], *held[b]) for b in some], rule, capacity, out)
     parts = split(out, x, rule.carrier, capacity)
     for b, part in enumerate(parts):
         one = ([x[b]], [held[b]], rule, [capacity[b]])

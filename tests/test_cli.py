@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 
 import streamprune_triton as sp
 from streamprune_triton.cli import doctor, main, options, progress, selfcheck, summary
+from streamprune_triton.streaming.stats import Stats
 
 pytest.importorskip("av", reason="needs PyAV")
 pytest.importorskip("matplotlib", reason="needs matplotlib")
@@ -24,26 +24,12 @@ pytest.importorskip("matplotlib", reason="needs matplotlib")
 from clips import write_clip
 
 
-@dataclass
-class Stats:
-    frames_in: int = 0
-    steps: int = 0
-    tokens_in: int = 0
-    tokens_kept: int = 0
-    dropped_temporal: int = 0
-    dropped_spatial: int = 0
-    nonfinite: int = 0
-    kv_tokens: int = 0
-    kv_bytes: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"vision": 0.5, "prune": 0.25})
-
-
 class FakeSession:
     """Block means of the pixels in place of a vision tower; two raw frames make a step, as in Qwen2.5-VL."""
 
     def __init__(self, config: sp.PruneConfig) -> None:
         self.pruner = sp.StreamPruner(config, backend="torch")
-        self.stats = Stats()
+        self.stats = Stats(seconds={"vision": 0.5, "prune": 0.25})
         self.appended: list[np.ndarray] = []
 
     def append(self, frames: np.ndarray) -> sp.PruneResult | None:
