@@ -30,7 +30,7 @@ SPARE = 1 << 62  # an entry of the table that no index reaches
 class Stream(NamedTuple):
     """One stream's inputs. The last three are None for a new stream."""
 
-    x: torch.Tensor  # (T, H, W, D), T >= 1
+    x: torch.Tensor  # (T, H, W, D), T >= 1 for one stream at least
     reference: torch.Tensor | None  # (H, W, D)
     squared_norms: torch.Tensor | None  # (H, W) float32
     frames: torch.Tensor | None  # () int64

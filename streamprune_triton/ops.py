@@ -83,21 +83,16 @@ def by_torch(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: list
 
 
 def by_triton(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: list[int], out: Packed) -> None:
-    """Writes the results by the kernels; streams without a frame have nothing to launch."""
+    """Writes the results by the kernels. A stream without a frame takes part in no launch: its state is copied."""
     from .kernels.launch import Stream
     from .kernels.launch import prune as launch
 
-    some = [b for b in range(len(x)) if x[b].shape[0]]
-    if len(some) == len(x):
+    if any(each.shape[0] for each in x):
         with torch.cuda.device_of(x[0]):  # Triton launches on the current device
-            return launch([Stream(x[b], *held[b]) for b in some], rule, capacity, out)
-    parts = split(out, x, rule.carrier, capacity)
-    for b, part in enumerate(parts):
-        one = ([x[b]], [held[b]], rule, [capacity[b]])
-        if b in some:
-            by_triton(*one, part)
-        else:
-            _copy(by_torch(*one), part)
+            launch([Stream(each, *h) for each, h in zip(x, held, strict=True)], rule, capacity, out)
+    for b, part in enumerate(split(out, x, rule.carrier, capacity)):
+        if not x[b].shape[0]:
+            _copy(by_torch([x[b]], [held[b]], rule, [capacity[b]]), part)
 
 
 def runs_triton(device: torch.device) -> bool:

@@ -103,3 +103,17 @@ def test_sizes_of_one_compile(case, size, monkeypatch):
     """The JIT turns an argument of 1 into a constant, which the interpreter does not."""
     for launch in launches(monkeypatch, case, torch.bfloat16, *size):
         launch.compile(TARGETS["sm_90"])
+
+
+def test_a_batch_shares_its_launches(monkeypatch):
+    """As many launches for many streams, one of them without a frame, as for one."""
+
+    def names(*lengths: int) -> list[str]:
+        x = [torch.empty(t, 3, 4, 32) for t in lengths]
+        rule, capacity = Rule.of(sp.PruneConfig(), x[0].device), [12 * t for t in lengths]
+        out = ops.empty(x, rule.carrier, capacity)
+        held = [(None, None, None)] * len(x)
+        return [each.name for each in record(lambda: ops.by_triton(x, held, rule, capacity, out), monkeypatch)]
+
+    assert names(2) == ["similarity_kernel", "compact_kernel"]
+    assert names(2, 0, 5, 1) == names(2)
