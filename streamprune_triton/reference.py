@@ -5,6 +5,8 @@ Shapes: T frames of H x W tokens with D features. NaN in a similarity means that
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,8 @@ import torch
 from .rule import Rule
 
 EPS = 1e-8
-BLOCK_ELEMENTS = 1 << 21  # features upcast at once: they and their products stay in a CPU's cache
+SLICE = 512  # features of a token that are summed before they are added to the rest
+BLOCK_ELEMENTS = 1 << 20  # features upcast at once: they and their products stay in a CPU's cache
 
 
 class Scores(NamedTuple):
@@ -97,24 +100,42 @@ def prune(
 
 def score(x: torch.Tensor, reference: torch.Tensor, spatial: bool, mean: bool) -> Scores:
     """The squared norms and dot products of SPEC section 1, in blocks of frames to bound the memory."""
-    per_block = max(1, BLOCK_ELEMENTS // max(1, x[:1].numel()))
-    before = reference.float().contiguous()
-    blocks = []
-    for block in x.split(per_block):
-        f = block.float().contiguous()  # the order of a sum follows the layout
+    frame = x.shape[1] * x.shape[2] * min(x.shape[3], SLICE)
+    starts = range(0, len(x), max(1, BLOCK_ELEMENTS // frame))
+    befores = [reference if n == 0 else x[n - 1] for n in starts]
+    blocks = x.split(starts.step)
+    return Scores(
+        *map(_cat, zip(*(_block(f, b, spatial, mean) for f, b in zip(blocks, befores, strict=True)), strict=True))
+    )
+
+
+def _block(block: torch.Tensor, before: torch.Tensor, spatial: bool, mean: bool) -> Scores:
+    """Scores of a block of frames behind the frame `before`, slice by slice of the features."""
+    parts, sums = [], []
+    for f, b in zip(_slices(block), _slices(before), strict=True):
         squared_norms = dot(f, f)
-        finite = finite_tokens(f, squared_norms)
-        blocks.append(
-            Scores(
-                squared_norms.masked_fill(~finite, torch.nan),
-                torch.cat([dot(f[:1], before), dot(f[1:], f[:-1])]),
-                dot(f[:, :, :-1], f[:, :, 1:]) if spatial else f.new_zeros(0),
-                dot(f[:, :-1], f[:, 1:]) if spatial else f.new_zeros(0),
-                masked_mean(f, finite) if mean else f.new_zeros((0, f.shape[-1])),
-            )
-        )
-        before = f[-1].clone()  # not a view, which would keep the block
-    return Scores(*map(_cat, zip(*blocks, strict=True)))
+        if not _all(squared_norms.isfinite()):
+            squared_norms = squared_norms.masked_fill(~f.isfinite().all(-1), torch.nan)
+        previous = torch.cat([dot(f[:1], b), dot(f[1:], f[:-1])])
+        parts.append((squared_norms, previous, *(dot(*edge) for edge in _edges(f) if spatial)))
+        sums.append(f.flatten(1, 2).sum(1))
+    squared_norms, previous, *edges = (reduce(torch.add, each) for each in zip(*parts, strict=True))
+    finite = ~squared_norms.isnan()
+    means = block.new_zeros((0, block.shape[3]))
+    if mean:
+        means = torch.cat(sums, 1) / (block.shape[1] * block.shape[2]) if _all(finite) else masked_mean(block, finite)
+    right, down = edges or (squared_norms.new_zeros(0),) * 2
+    return Scores(squared_norms, previous, right, down, means)
+
+
+def _slices(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """x upcast, SLICE features at a time, and contiguous: the order of a sum follows the layout."""
+    return (part.float().contiguous() for part in x.split(SLICE, -1))
+
+
+def _edges(f: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """The tokens with a right neighbour and these, the tokens with one below and these."""
+    return (f[:, :, :-1], f[:, :, 1:]), (f[:, :-1], f[:, 1:])
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -122,19 +143,10 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a * b).sum(-1)
 
 
-def finite_tokens(f: torch.Tensor, squared_norms: torch.Tensor) -> torch.Tensor:
-    """(T, H, W) bool. A finite squared norm proves a token finite; the others are looked at value by value."""
-    finite = squared_norms.isfinite()
-    if _all(finite):
-        return finite
-    return f.isfinite().all(-1)
-
-
-def masked_mean(f: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """(T, D) means over the chosen tokens of each frame, 0 where none is chosen."""
-    if not _all(chosen):
-        f = torch.where(chosen[..., None], f, 0.0)
-    return f.flatten(1, 2).sum(1) / chosen.flatten(1).sum(1).clamp_min(1)[:, None]
+def masked_mean(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """(T, D) float32 means over the chosen tokens of each frame, 0 where none is chosen."""
+    sums = [torch.where(chosen[..., None], f, 0.0).flatten(1, 2).sum(1) for f in _slices(x)]
+    return torch.cat(sums, 1) / chosen.flatten(1).sum(1).clamp_min(1)[:, None]
 
 
 def cosine(dots: torch.Tensor, squared_a: torch.Tensor, squared_b: torch.Tensor) -> torch.Tensor:
@@ -245,9 +257,7 @@ def carriers(
     if carrier == "all" or not len(x):
         return means.to(x.dtype)
     chosen = torch.where(keep.flatten(1).any(1)[:, None, None], keep, finite)
-    return torch.cat(
-        [masked_mean(f.float().contiguous(), m) for f, m in zip(x.split(1), chosen.split(1), strict=True)]
-    ).to(x.dtype)
+    return torch.cat([masked_mean(f, m) for f, m in zip(x.split(1), chosen.split(1), strict=True)]).to(x.dtype)
 
 
 def compact(x: torch.Tensor, keep: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:

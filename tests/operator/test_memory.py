@@ -108,3 +108,13 @@ def test_peak_is_of_a_block(long_clip: torch.Tensor) -> None:
     config = sp.PruneConfig(keep_tokens=0, carrier=None)
     part, whole = (peak_of(lambda x=x: sp.prune(x, config, backend="torch")) for x in (long_clip[:32], long_clip))
     assert whole - part < 0.25 * long_clip[32:].numel() * long_clip.element_size()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_peak_of_a_few_frames(frames: int, dtype: torch.dtype) -> None:
+    """The bound holds for a single frame as well, with a token that is not finite in it."""
+    x = field((frames, 16, 16, 3584)).to(dtype)
+    x[0, 3, 3, 0] = torch.nan
+    state = sp.prune(x[:1], backend="torch").state
+    assert peak_of(lambda: sp.prune(x, state=state, backend="torch").tokens) <= 3 * x.nbytes
