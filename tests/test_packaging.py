@@ -1,4 +1,4 @@
-"""The kernels are found from a bare checkout, an editable install and a wheel, and shadow nobody's package."""
+"""Kernels and benchmarks are found from a bare checkout, an editable install and a wheel, and shadow no package."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ FIND = (
     "import streamprune_triton, streamprune_triton.kernels.launch as launch; "
     "print(streamprune_triton.__file__); print(launch.__file__)"
 )
+FIND_BENCHMARKS = "import streamprune_triton.benchmarks.bench as bench; print(bench.__file__)"
 
 
 def run(code: str, cwd: Path, *path: Path) -> list[str]:
@@ -38,6 +39,7 @@ def test_from_a_checkout():
     package, kernels = run(FIND, CHECKOUT)
     assert package == str(CHECKOUT / "streamprune_triton" / "__init__.py")
     assert kernels == str(CHECKOUT / "kernels" / "launch.py")
+    assert run(FIND_BENCHMARKS, CHECKOUT) == [str(CHECKOUT / "benchmarks" / "bench.py")]
 
 
 def test_from_a_path_entry_as_an_editable_install_makes_it(tmp_path):
@@ -51,17 +53,22 @@ def test_from_a_wheel(wheel, tmp_path):
     package, kernels = run(FIND, tmp_path, tmp_path / "site")
     assert package == str(tmp_path / "site" / "streamprune_triton" / "__init__.py")
     assert kernels == str(tmp_path / "site" / "streamprune_triton" / "kernels" / "launch.py")
+    benchmarks = tmp_path / "site" / "streamprune_triton" / "benchmarks"
+    assert run(FIND_BENCHMARKS, tmp_path, tmp_path / "site") == [str(benchmarks / "bench.py")]
 
 
-def test_a_wheel_holds_every_source_and_no_top_level_kernels(wheel):
-    names = set(zipfile.ZipFile(wheel).namelist())
-    sources = [p for folder in ("streamprune_triton", "kernels") for p in (CHECKOUT / folder).rglob("*.py")]
+def test_a_wheel_holds_every_source_once_and_nothing_at_the_top_level(wheel):
+    listed = zipfile.ZipFile(wheel).namelist()
+    names = set(listed)
+    assert len(listed) == len(names)
+    folders = ("streamprune_triton", "kernels", "benchmarks")
+    sources = [p for folder in folders for p in (CHECKOUT / folder).rglob("*.py")]
     assert sources
     for source in sources:
         inside = source.relative_to(CHECKOUT)
         expected = inside if inside.parts[0] == "streamprune_triton" else Path("streamprune_triton") / inside
         assert expected.as_posix() in names
-    assert not [n for n in names if n.startswith("kernels/")]
+    assert not [n for n in names if n.startswith(("kernels/", "benchmarks/"))]
 
 
 def test_a_package_named_kernels_is_not_shadowed(tmp_path):

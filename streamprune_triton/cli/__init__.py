@@ -1,4 +1,4 @@
-"""The command `streamprune`: demo, video, doctor.
+"""The command `streamprune`: demo, video, bench, doctor.
 
 Exit codes: 0 done, 1 a self-check failed, 2 bad input (one line on stderr says what and the cure), 130 interrupted.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import demo, doctor, video
+from . import bench, demo, doctor, video
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="streamprune", description="Streaming token pruning for video language models.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, video, doctor):
+    for command in (demo, video, bench, doctor):
         command.add(commands)
     return parser
 

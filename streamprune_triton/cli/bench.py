@@ -1,0 +1,37 @@
+"""streamprune bench."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .options import number
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="time the pruning step beside its peers",
+        description="Checks and times the pruning step and its peers, on the GPU where there is one.",
+    )
+    parser.add_argument("--out", type=Path, help="CSV file for the rows; without it they are only printed")
+    parser.add_argument("--cases", choices=("gpu", "cpu", "dry"), help="default: gpu on a GPU, else cpu")
+    parser.add_argument("--seconds", type=number, help="time spent on each row (0.5)")
+    parser.add_argument("--minutes", type=number, help="time for all of it (8)")
+    parser.add_argument("--only", help="providers whose name contains this")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """As `python3 -m benchmarks.bench` with the same options, which is the command that the rows name."""
+    from ..benchmarks.bench import main
+
+    names = ("out", "cases", "seconds", "minutes", "only")
+    given = [f"--{name}={getattr(args, name)}" for name in names if getattr(args, name) is not None]
+    before = sys.argv
+    sys.argv = ["bench", *given]
+    try:
+        return int(main(given))
+    finally:
+        sys.argv = before

@@ -1,0 +1,200 @@
+"""The benchmark's rows, table, plots and commands."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import bench, cases, gpu, providers, report, rows, run
+from streamprune_triton.cli import main
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+RESULTS = CHECKOUT / "benchmarks" / "results"
+CPU = torch.device("cpu")
+TORCH_COMPILE_WARNS = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+
+ROW = rows.Row(
+    "ours (torch)", "call", "1x16x16x3584", "bf16", 0.92, True, 90.0, 100.0, 110.5, 7, 10_000, 20.0, 0.25,
+    None, None, None, 2.5e-7, "a CPU, 2 threads", "", "3.10.0", "2.11.0", "3.6.0", "abc", "python3 -m benchmarks.bench",
+)  # fmt: skip
+
+
+def evs(row: rows.Row) -> rows.Row:
+    """The same from another provider, in thrice the time."""
+    return replace(row, provider="evs", p50_us=3 * row.p50_us)
+
+
+def on_gpu() -> list[rows.Row]:
+    """What a GPU run would leave: other grids, ratios, modes, and more cases than a table is wide."""
+    ours = replace(ROW, provider="ours, padded (triton)", mode="kernel", launches=2, host_waits=0, extra_bytes=0)
+    grids = [replace(ours, case=f"1x{h}x{w}x3584") for h, w in cases.GRIDS]
+    found = [*grids, *(replace(ours, drop=drop) for drop in (0.0, 0.5)), replace(ours, case="64 of 1x16x16x3584")]
+    found.append(replace(ours, provider="ours (triton)", mode="call"))
+    return [*found, *map(evs, found)]
+
+
+def test_the_readme_is_what_the_rows_give():
+    assert report.main(["--check"]) == 0, "run python3 -m benchmarks.report"
+
+
+def test_the_committed_plots_are_those_of_the_rows():
+    wanted = {f"{p.stem}-{name}.png" for p in RESULTS.glob("*.csv") for name in report.drawings(rows.read(p))}
+    assert {path.name for path in RESULTS.glob("*.png")} == wanted
+
+
+def test_report_writes_readme_and_plots_once_and_for_all(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="draws with matplotlib")
+    image = pytest.importorskip("PIL.Image", reason="opens the plots with Pillow")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}old\n{report.END}after\n", encoding="utf-8")
+    rows.write(tmp_path / "card.csv", on_gpu())
+    options = ["--results", str(tmp_path), "--readme", str(readme)]
+    assert report.main([*options, "--check"]) == 1
+    assert "not what the rows give" in capsys.readouterr().err
+    assert report.main(options) == 0
+    assert report.main([*options, "--check"]) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{report.BEGIN}")
+    assert text.endswith(f"{report.END}after\n")
+    assert report.main(options) == 0
+    assert readme.read_text(encoding="utf-8") == text
+    names = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert names == [f"card-{name}.png" for name in ("drop", "peers", "resolution", "roof")]
+    for name in names:
+        with image.open(io.BytesIO((tmp_path / name).read_bytes())) as picture:
+            picture.verify()
+            assert picture.format == "PNG"
+        assert f"benchmarks/results/{name}" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "card.csv", *names}
+
+
+def test_table_keeps_losing_rows_and_says_its_conditions():
+    faster = replace(evs(ROW), p50_us=4.0)
+    text = report.block({"cpu": [ROW, faster, evs(replace(ROW, dtype="fp32", p50_us=1e4))]})
+    assert "| p50 of a call | 1x16x16x3584 bf16 | 1x16x16x3584 fp32 |\n" in text
+    assert "| ours (torch) | 100 us |  |\n" in text
+    assert "| evs | 4.00 us (0.04x) | 30.0 ms |\n" in text  # no ratio without a row of ours
+    for condition in (ROW.device, ROW.torch, ROW.triton, ROW.commit, f"`{ROW.command}`", "20 GB/s"):
+        assert condition in text
+
+
+def test_table_compares_only_what_was_measured_alike():
+    other = replace(ROW, commit="def", p50_us=50.0)
+    text = report.block({"cpu": [ROW, evs(ROW), other, evs(other)]})
+    assert text.count("(3.00x)") == 2
+    kernel = report.block({"gpu": on_gpu()})
+    assert "p50 of a graph replay" in kernel
+    assert "| ours (triton) | 100 us |" in kernel
+    assert "3 more cases" in kernel
+    assert "1x16x16x3584 bf16, 50% repeat" in kernel
+
+
+def test_table_says_that_no_gpu_was_measured_until_one_was():
+    assert report.NO_GPU in report.block({})
+    assert report.NO_GPU in report.block({"cpu": [ROW]})
+    assert report.NO_GPU not in report.block({"cpu": [ROW], "gpu": on_gpu()})
+
+
+@pytest.mark.parametrize("text", ["", f"{report.END}{report.BEGIN}", f"{report.BEGIN}{report.END}" * 2])
+def test_report_refuses_a_file_without_its_markers(text, tmp_path, capsys):
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    assert report.main(["--results", str(tmp_path), "--readme", str(tmp_path / "README.md")]) == 2
+    assert "once each" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("time", "text"), [(0.5, "0.500 us"), (335.2, "335 us"), (999.6, "1.00 ms"), (2e5, "200 ms")])
+def test_durations(time, text):
+    assert report.duration(time) == text
+
+
+def test_rows_survive_a_file(tmp_path):
+    measured = [ROW, *on_gpu()]
+    rows.write(tmp_path / "new" / "rows.csv", measured)
+    assert rows.read(tmp_path / "new" / "rows.csv") == measured
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["rows.csv"]
+
+
+def test_rows_of_another_schema_are_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text("provider,mode\nours,call\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="must have the columns"):
+        rows.read(tmp_path / "rows.csv")
+
+
+@TORCH_COMPILE_WARNS
+def test_what_is_wrong_gets_no_row(monkeypatch):
+    """Similarities that are off by a little are a failed check; whoever comes next is timed all the same."""
+    honest = providers._prune
+
+    def wrong(inputs):
+        results = honest(inputs)
+        results[0].temporal.add_(1e-3)
+        return results
+
+    monkeypatch.setattr(run.timing, "copy_bandwidth", lambda device: 10.0)
+    monkeypatch.setattr(providers, "_prune", wrong)
+    chosen = [p for p in providers.providers(CPU) if p.name.startswith("ours (") or p.name == "evs"]
+    said: list[str] = []
+    found = list(run.rows(cases.dry_cases()[:1], chosen, CPU, run.Budget(0.0), said.append))
+    assert [row.provider for row in found] == ["evs"]
+    assert [line for line in said if line.startswith("NO ROW  ours (") and "off by" in line]
+
+
+def test_the_parts_of_the_gpu_command(tmp_path):
+    for dry in (False, True):
+        parts = gpu.parts(tmp_path, dry)
+        assert [part.name for part in parts][:3] == ["correctness", "timings", "tune"]
+        assert len({part.name for part in parts}) == len(parts)
+        assert sum(part.share for part in parts) <= 1 + 1e-9
+        for part in parts:
+            assert part.command[0] in (sys.executable, part.needs)
+            modules = [part.command[n + 1] for n, word in enumerate(part.command) if word == "-m"]
+            assert len(modules) == 1
+            assert modules[0] == "pytest" or (CHECKOUT / f"{modules[0].replace('.', '/')}.py").is_file()
+
+
+def test_bench_writes_rows(tmp_path):
+    out = tmp_path / "rows.csv"
+    options = ["--cases", "dry", "--seconds", "0.01", "--only", "ours", "--out", str(out)]
+    command = [sys.executable, "-m", "benchmarks.bench", *options]
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = rows.read(out)
+    assert done.stdout.endswith(f"{len(measured)} rows in {out}\n")
+    assert {row.case for row in measured} == {case.name for case in cases.dry_cases()}
+    for row in measured:
+        assert 0 < row.p20_us <= row.p50_us <= row.p80_us
+        assert row.share == pytest.approx(row.model_bytes / row.p50_us / 1e3 / row.roof_gbps, rel=1e-3)
+        assert row.command.startswith("python3 -m benchmarks.bench --cases dry ")
+
+
+def test_streamprune_bench_is_the_same_command(monkeypatch, capsys):
+    """It takes the options of `python3 -m benchmarks.bench`, no more and no fewer, and hands them on."""
+    from streamprune_triton.benchmarks import bench as packaged
+
+    assert packaged.__file__ == bench.__file__
+
+    def options() -> set[str]:
+        return {word for word in capsys.readouterr().out.replace("]", " ").split() if word.startswith("--")}
+
+    assert main(["bench", "--help"]) == 0
+    taken = options()
+    with pytest.raises(SystemExit):
+        bench.main(["--help"])
+    assert taken == options()
+    seen = []
+    monkeypatch.setattr(packaged, "main", lambda argv: seen.append((argv, sys.argv)) or 1)
+    before = sys.argv
+    assert main(["bench", "--cases", "dry", "--only", "ours (torch)"]) == 1
+    assert seen == [(["--cases=dry", "--only=ours (torch)"], ["bench", "--cases=dry", "--only=ours (torch)"])]
+    assert sys.argv is before
+    assert main(["bench", "--seconds", "soon"]) == 2
+    assert "must be a number" in capsys.readouterr().err
