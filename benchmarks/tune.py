@@ -24,12 +24,10 @@ from .providers import CONFIG, Inputs
 from .run import input_sets, inputs
 
 SHAPES = [Case(1, 16, 16), Case(64, 16, 16), Case(16, 39, 69), Case(1, 77, 137)]
-CHOICES = {
-    "block_d": (32, 64, 128),
-    "warps": (4, 8),
-    "slice": (256, 512, 1024, 3584),
-    "tile": ((4, 8), (8, 8), (8, 16)),
-}
+BLOCKS = (32, 64, 128)  # features a program loads of a row at once
+WARPS = (4, 8)
+SLICES = (256, 512, 1024, 3584)
+TILES = ((4, 8), (8, 8), (8, 16))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     seen = []
     for case in dry_cases()[:1] if options.dry else SHAPES:
         sets = [inputs(case, device, seed) for seed in range(input_sets(case, device))]
-        choices = itertools.product(*CHOICES.values())
+        choices = itertools.product(BLOCKS, WARPS, SLICES, TILES)
         for block_d, warps, width, tile in itertools.islice(choices, 1 if options.dry else None):
             if width % block_d or tile[0] * tile[1] * block_d > 16384:
                 continue
