@@ -271,3 +271,10 @@ def test_demo_as_a_user_runs_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "its answers mean nothing" in done.stdout
     assert (tmp_path / "streamprune-demo" / "report.html").stat().st_size > 10_000
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -u -m streamprune_triton doctor | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout == "versions\n"
+    assert done.stderr == ""

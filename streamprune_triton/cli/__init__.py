@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a self-check failed, 2 bad input (one line on stderr says 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("streamprune: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing is flushed into it at exit
+        return 141
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"streamprune: {_one_line(error)}", file=sys.stderr)
         return 2
