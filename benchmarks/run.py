@@ -79,15 +79,18 @@ def _timed(
     error: float,
     say: Callable[[str], None],
 ) -> Iterator[Row]:
+
+    def run(n: int) -> object:
+        return provider.run(sets[n])
+
     for mode in provider.modes:
         if mode == "kernel" and device.type != "cuda":
             continue
-        run = lambda n: provider.run(sets[n])  # noqa: E731
         if mode == "kernel":
             times = timing.replay(run, len(sets), budget.seconds)
         else:
             times = timing.call(run, len(sets), device, budget.seconds)
-        launches, waits, extra = _cost(lambda: provider.run(sets[0]), device)
+        launches, waits, extra = _cost(lambda: run(0), device)
         share = case.model_bytes / times.p50 / 1e3 / roof
         say(f"{provider.name:34} {mode:7} {case.name:20} {case.dtype} {times.p50:10.1f} us  {share:6.1%} of the roof")
         yield Row(

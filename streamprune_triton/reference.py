@@ -54,7 +54,7 @@ def prune(
     rule: Rule,
     capacity: int,
 ) -> Pruned:
-    """Prunes the frames `x` (T, H, W, D) of one stream, given its state: SPEC sections 2 and 3 in order."""
+    """Prunes the frames `x` (T, H, W, D) of one stream, given its state: score, decide, compact."""
     t, h, w, d = x.shape
     if reference is None or squared_norms is None or frames is None:
         reference = x.new_zeros(h, w, d)
@@ -99,7 +99,7 @@ def prune(
 
 
 def score(x: torch.Tensor, reference: torch.Tensor, spatial: bool, mean: bool) -> Scores:
-    """The squared norms and dot products of SPEC section 1, in blocks of frames to bound the memory."""
+    """Squared norms and dot products in float32, in blocks of frames to bound the memory."""
     frame = x.shape[1] * x.shape[2] * min(x.shape[3], SLICE)
     starts = range(0, len(x), max(1, BLOCK_ELEMENTS // frame))
     befores = [reference if n == 0 else x[n - 1] for n in starts]

@@ -9,7 +9,7 @@ MODES = ("tokens",)
 
 @dataclass(frozen=True)
 class Memory:
-    """What stays in the KV cache (SPEC 5).
+    """What stays in the KV cache.
 
     Args:
         mode: "tokens" (StreamingAssistant, arXiv 2512.12560): the kept visual tokens stay.
