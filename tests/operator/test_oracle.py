@@ -63,7 +63,7 @@ def figure_two() -> torch.Tensor:
 def test_figure_two(
     backend: str, device: torch.device, mask: str | None, dropped: list[tuple[int, int]], scale: float
 ) -> None:
-    """The example of the paper's Figure 2 (arXiv 2512.12560), with numbers from the text and not from the oracle; cosines do not see the scale."""
+    """The paper's Figure 2 (arXiv 2512.12560), with its numbers and not the oracle's; cosines do not see the scale."""
     config = sp.PruneConfig(spatial_threshold=0.85, mask=mask)
     result = sp.prune((figure_two() * scale).to(device), config, backend=backend)
     expected = [[0.4, 0.8, 0.9], [0.4, 0.6, 0.9]] if mask else [[NAN] * 3] * 2
