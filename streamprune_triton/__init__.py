@@ -1,15 +1,23 @@
 """Streaming token pruning and semantic carriers for video VLMs."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import compat, models
 from .config import PruneConfig
+from .masks import semantic_mask
+from .pruned import pruned
 from .pruner import StreamPruner, prune, prune_padded
 from .result import PaddedPruneResult, PruneResult
 from .state import StreamState
 from .streaming.memory import Memory
 from .streaming.session import StreamingSession
 
+if TYPE_CHECKING:
+    from .cache import CarrierCache
+
 __version__ = "0.1.0"
 __all__ = [
+    "CarrierCache",
     "Memory",
     "PaddedPruneResult",
     "PruneConfig",
@@ -21,4 +29,14 @@ __all__ = [
     "models",
     "prune",
     "prune_padded",
+    "pruned",
+    "semantic_mask",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CarrierCache":  # a transformers cache: imported when it is asked for
+        from .cache import CarrierCache
+
+        return CarrierCache
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,20 +21,23 @@ def attribute(result: PruneResult, config: PruneConfig) -> np.ndarray:
     thresholds) goes to the larger of the two similarities, ties to time. NOT_FINITE are dropped tokens without any
     similarity, in results that count non-finite ones.
     """
-    keep, temporal, spatial = (each.cpu() for each in (result.keep, result.temporal, result.spatial))
+    return fates(result, config).cpu().numpy()
+
+
+def fates(result: PruneResult, config: PruneConfig) -> torch.Tensor:
+    """As `attribute`, on the result's device, without a wait for it."""
+    keep, temporal, spatial = result.keep, result.temporal, result.spatial
     t, h, w = keep.shape
-    rule = Rule.of(config, torch.device("cpu"))
-    numbers = int(result.state.frames) - t + torch.arange(t)
+    rule = Rule.of(config, keep.device)
+    numbers = result.state.frames - t + torch.arange(t, device=keep.device)
     spatial = spatial.masked_fill(~candidates(h, w, numbers, rule), torch.nan)
     by_time = temporal > rule.temporal_threshold
     by_space = ~by_time & (spatial > rule.spatial_threshold)
     larger_in_space = spatial.nan_to_num(nan=-1) > temporal.nan_to_num(nan=-1)
-    fate = torch.full((t, h, w), BY_TIME, dtype=torch.uint8)
-    fate[by_space | (~by_time & larger_in_space)] = BY_SPACE
-    if int(result.nonfinite):
-        fate[temporal.isnan() & result.spatial.cpu().isnan()] = NOT_FINITE
-    fate[keep] = KEPT
-    return fate.numpy()
+    fate = torch.full((t, h, w), BY_TIME, dtype=torch.uint8, device=keep.device)
+    fate.masked_fill_(by_space | (~by_time & larger_in_space), BY_SPACE)
+    fate.masked_fill_(temporal.isnan() & result.spatial.isnan() & (result.nonfinite > 0), NOT_FINITE)
+    return fate.masked_fill_(keep, KEPT)
 
 
 def budgeted(config: PruneConfig) -> bool:

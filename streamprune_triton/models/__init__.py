@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["adapter", "load", "tiny"]
 
-_FAMILIES = {"qwen2_5_vl": "Qwen25VL"}  # model_type, which is also the module here: its class
+# model_type: (module here, its class)
+_FAMILIES = {
+    "qwen2_vl": ("qwen2_5_vl", "Qwen25VL"),
+    "qwen2_5_vl": ("qwen2_5_vl", "Qwen25VL"),
+    "qwen3_vl": ("qwen3_vl", "Qwen3VL"),
+    "qwen3_vl_moe": ("qwen3_vl", "Qwen3VL"),
+    "llava_onevision": ("llava_onevision", "LlavaOnevision"),
+    "llava_next_video": ("llava_next_video", "LlavaNextVideo"),
+    "internvl": ("internvl", "InternVL"),
+    "video_llama_3": ("video_llama_3", "VideoLlama3"),
+}
 
 
 def adapter(model: Any) -> type[Adapter]:
@@ -53,9 +63,9 @@ def load(
         raise OSError(f"model {name!r} is not a folder: give the path of a checkpoint or a name on the hub")
     with _one_line(name):
         config = AutoConfig.from_pretrained(name)
-    _family(config.model_type)
+    family = _family(config.model_type)
     with _one_line(name):
-        processor = _processor(name)
+        processor = _processor(name, family)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype or "auto")
     return (model if device is None else model.to(device)).eval(), processor
 
@@ -71,14 +81,20 @@ def _one_line(name: str) -> Iterator[None]:
 
 def _family(model_type: object) -> type[Adapter]:
     if not isinstance(model_type, str) or model_type not in _FAMILIES:
-        raise ValueError(f"model must be of a supported family ({', '.join(_FAMILIES)}), got {model_type!r}")
-    return getattr(import_module(f".{model_type}", __name__), _FAMILIES[model_type])
+        raise ValueError(
+            f"model must be of a supported family ({', '.join(_FAMILIES)}), got {model_type!r}; "
+            "another one needs a models.base.Adapter with pixels, features, layout and grids"
+        )
+    module, name = _FAMILIES[model_type]
+    return getattr(import_module(f".{module}", __name__), name)
 
 
-def _processor(name: str) -> Any:
+def _processor(name: str, family: type[Adapter]) -> Any:
     from transformers import AutoProcessor
     from transformers.utils import is_torchvision_available
 
     from .processor import FrameProcessor
 
-    return AutoProcessor.from_pretrained(name) if is_torchvision_available() else FrameProcessor.from_pretrained(name)
+    if is_torchvision_available():
+        return AutoProcessor.from_pretrained(name)
+    return FrameProcessor.from_pretrained(name, family.frame_images)

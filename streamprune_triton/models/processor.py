@@ -1,8 +1,9 @@
-"""A Qwen2-VL-style processor without torchvision, which transformers' own video processors need."""
+"""A processor without torchvision, which transformers' own video processors need."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,20 @@ if TYPE_CHECKING:
 
 # Qwen2VLVideoProcessor's own limits, for a checkpoint that names none: pixels of a resized frame.
 VIDEO_PIXELS = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
+PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "resample", "rescale_factor")
+PICTURES = (
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor"),
+    *("do_normalize", "image_mean", "image_std", "do_convert_rgb"),
+)
 
 
 @dataclass(frozen=True)
 class FrameProcessor:
-    """What a session asks of a processor: a tokenizer, a chat template, and frames cut into patches.
+    """What a session asks of a processor: a tokenizer, a chat template, and frames as a vision tower takes them.
 
     Attributes:
         tokenizer: the model's.
-        image_processor: the model's, in its PIL variant, with the size limits of its video processor.
+        image_processor: of transformers, on PIL and NumPy, with the settings of the model's video processor.
         chat_template: Jinja, as in the checkpoint.
     """
 
@@ -32,18 +38,30 @@ class FrameProcessor:
     chat_template: str
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str) -> FrameProcessor:
-        """The processor of a checkpoint, a folder or a hub name. Raises OSError where a part of it is missing."""
+    def from_pretrained(cls, name_or_path: str, images: Callable[[dict[str, Any]], Any]) -> FrameProcessor:
+        """The processor of a checkpoint.
+
+        Args:
+            name_or_path: a folder or a hub name.
+            images: from the video processor's settings to the image processor, see `Adapter.frame_images`.
+
+        Raises:
+            OSError: where a part of it is missing.
+        """
         from transformers import AutoTokenizer
         from transformers.video_processing_utils import BaseVideoProcessor
 
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         settings, _ = BaseVideoProcessor.get_video_processor_dict(name_or_path)
-        return cls(tokenizer, _images(settings), _chat_template(name_or_path, tokenizer))
+        return cls(tokenizer, images(settings), _chat_template(name_or_path, tokenizer))
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         """As the tokenizer's method, by the processor's template."""
         return str(self.tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **kwargs))
+
+    def pictures(self, frames: np.ndarray) -> torch.Tensor:
+        """(N, 3, h, w) float32 of frames (N, height, width, 3) uint8: resized and normalised one by one."""
+        return self._images(frames)["pixel_values"]
 
     def patches(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches of frames (N, height, width, 3) uint8, N a multiple of temporal_patch_size, as one video.
@@ -55,30 +73,40 @@ class FrameProcessor:
             (patches (T*h*w, C*slots*p*p) float32, grid (1, 3) int64 of T, h, w), as the video processor's.
         """
         slots = self.image_processor.temporal_patch_size
-        images = self.image_processor(images=list(frames), return_tensors="pt", input_data_format="channels_last")
+        images = self._images(frames)
         _, h, w = images["image_grid_thw"][0].tolist()
         t, size = len(frames) // slots, self.image_processor.patch_size**2
         each = images["pixel_values"].view(t, slots, h * w, -1, slots, size)  # frame, patch, channel, slot, pixel
         own = each.diagonal(dim1=1, dim2=4)  # (t, h*w, C, size, slots)
         return own.movedim(-1, 3).reshape(t * h * w, -1), torch.tensor([[t, h, w]])
 
-
-def pil_image_processor() -> Any:
-    """Qwen2-VL's image processor class that runs on PIL and NumPy, under the name it has in this transformers."""
-    import transformers
-
-    name = "Qwen2VLImageProcessorPil"
-    return getattr(transformers, name if hasattr(transformers, name) else "Qwen2VLImageProcessor")
+    def _images(self, frames: np.ndarray) -> Any:
+        return self.image_processor(images=list(frames), return_tensors="pt", input_data_format="channels_last")
 
 
-def _images(settings: dict[str, Any]) -> Any:
-    """The image processor with the video processor's settings."""
+def patch_images(settings: dict[str, Any]) -> Any:
+    """Qwen2-VL's image processor with a video processor's settings, which mean pixels of a frame."""
     size = dict(settings.get("size") or VIDEO_PIXELS)
     size["shortest_edge"] = settings.get("min_pixels") or size.get("shortest_edge") or VIDEO_PIXELS["shortest_edge"]
     size["longest_edge"] = settings.get("max_pixels") or size.get("longest_edge") or VIDEO_PIXELS["longest_edge"]
-    names = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "resample", "rescale_factor")
-    given = {name: settings[name] for name in names if settings.get(name) is not None}
-    return pil_image_processor()(size={k: size[k] for k in ("shortest_edge", "longest_edge")}, **given)
+    size = {name: size[name] for name in ("shortest_edge", "longest_edge")}
+    return _on_pil("Qwen2VLImageProcessor")(size=size, **_given(settings, PATCHES))
+
+
+def picture_images(settings: dict[str, Any]) -> Any:
+    """CLIP's image processor (resize, crop, rescale, normalise) with a video processor's settings."""
+    return _on_pil("CLIPImageProcessor")(**_given(settings, PICTURES))
+
+
+def _given(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: settings[name] for name in names if settings.get(name) is not None}
+
+
+def _on_pil(name: str) -> Any:
+    """The image processor class that runs on PIL and NumPy, under the name it has in this transformers."""
+    import transformers
+
+    return getattr(transformers, f"{name}Pil" if hasattr(transformers, f"{name}Pil") else name)
 
 
 def _chat_template(name_or_path: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,98 +1,100 @@
-"""Qwen2.5-VL. Every number comes from the model, its config or its processor; transformers 5.0-5.2, 5.6-5.23."""
+"""Qwen2.5-VL and Qwen2-VL. Every number comes from the model, its config or its processor."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from .base import Prompt
-from .positions import VideoPositions
-from .processor import FrameProcessor
-
-if TYPE_CHECKING:
-    from transformers import Cache
+from .base import Adapter, Features
+from .positions import Clocked, Layout
+from .processor import FrameProcessor, patch_images
 
 VIDEO = 2  # of mm_token_type_ids
 
 
-class Qwen25VL:
-    """The adapter of Qwen2.5-VL, see `base.Adapter`."""
+class Qwen25VL(Adapter):
+    """The adapter of Qwen2.5-VL and Qwen2-VL, see `base.Adapter`. Not with transformers 5.3 to 5.5."""
+
+    needs = ("tokenizer", "image_processor", "apply_chat_template")
+    frame_images = staticmethod(patch_images)
 
     def __init__(self, model: Any, processor: Any) -> None:
-        for name in ("tokenizer", "image_processor", "apply_chat_template"):
-            if not hasattr(processor, name):
-                raise TypeError(f"processor must be the model's, with a {name}, got {type(processor).__name__}")
-        self._model = model
-        self._processor = processor
+        super().__init__(model, processor)
         self._vision = model.config.vision_config
         self.frames_per_step = int(self._vision.temporal_patch_size)
 
-    def prompt(self, system: str | None, question: str) -> Prompt:
-        messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]})
-        text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = torch.tensor(self._processor.tokenizer(text)["input_ids"])
-        at = (ids == self._model.config.video_token_id).nonzero().flatten().tolist()
-        if len(at) != 1:
-            raise ValueError(f"question and system must not name a video themselves, got {len(at) - 1} in {question!r}")
-        return Prompt(ids[: at[0]], ids[at[0] + 1 :])
+    def pixels(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """(patches, grid (1, 3)), as the video processor's."""
+        if isinstance(self.processor, FrameProcessor):
+            return self.processor.patches(frames)
+        processed = self._processed(self._clips(frames))
+        grids = processed["video_grid_thw"]  # of clips of one size
+        return processed["pixel_values_videos"], torch.cat([grids[:, :1].sum(0), grids[0, 1:]])[None]
 
-    def patches(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        if isinstance(self._processor, FrameProcessor):
-            return self._processor.patches(frames)
-        options: dict[str, Any] = {"do_sample_frames": False, "input_data_format": "channels_first"}
-        videos = self._processor.video_processor
-        if hasattr(videos, "cap_pixels_per_frame"):
-            options["cap_pixels_per_frame"] = False  # it shares out a budget over a clip, and a stream has no length
-        clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
-        processed = videos(videos=[clip], return_tensors="pt", **options)
-        return processed["pixel_values_videos"], processed["video_grid_thw"]
+    def features(self, pixels: tuple[torch.Tensor, torch.Tensor]) -> Features:
+        return self.many_features([pixels])[0]
 
     @torch.no_grad()
-    def features(self, patches: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-        device, merge = self._model.device, self._vision.spatial_merge_size
-        output = self._model.model.get_video_features(patches.to(device), grid.to(device))
-        pooled = getattr(output, "pooler_output", output)  # an output object, or the features themselves
-        t, h, w = grid[0].tolist()
-        return torch.cat(list(pooled)).view(t, h // merge, w // merge, -1)
+    def many_features(self, pixels: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[Features]:
+        device = self.model.device
+        patches, grid = (torch.cat(each).to(device) for each in zip(*pixels, strict=True))
+        output = self._tower(patches, grid)
+        levels = getattr(output, "deepstack_features", None) or ()
+        every = [self._cut(rows, grid.tolist()) for rows in (getattr(output, "pooler_output", output), *levels)]
+        return [Features(x, tuple(rest)) for x, *rest in zip(*every, strict=True)]
 
-    def positions(self, before: torch.Tensor, grid: tuple[int, int], fps: float) -> VideoPositions:
-        rule, config = self._model.model.get_rope_index, self._model.config
-        takes_types = "mm_token_type_ids" in inspect.signature(rule).parameters
-        merge = self._vision.spatial_merge_size
+    def layout(self, before: torch.Tensor, grid: tuple[int, int], fps: float, carrier: bool) -> Layout:
+        rule, config = self.model.model.get_rope_index, self.model.config
+        takes = inspect.signature(rule).parameters
 
         def ask(t: int, h: int, w: int, seconds: float | None) -> torch.Tensor:
             video = torch.full((t * h * w,), config.video_token_id)
             ids = torch.cat([before, video, torch.tensor([config.vision_end_token_id])])[None]
-            types = {"mm_token_type_ids": (ids == config.video_token_id).int() * VIDEO} if takes_types else {}
             seconds = self.frames_per_step / fps if seconds is None else seconds
-            positions, _ = rule(
-                ids,
-                video_grid_thw=torch.tensor([[t, h * merge, w * merge]]),
-                second_per_grid_ts=torch.tensor([seconds]),  # float32, as a processor hands it over
-                **types,
-            )
-            return positions[:, 0, len(before) :]
+            given = {
+                "video_grid_thw": torch.tensor([[t, h * self._merge, w * self._merge]]),
+                "second_per_grid_ts": torch.tensor([seconds]),  # float32, as a processor hands it over
+                "mm_token_type_ids": (ids == config.video_token_id).int() * VIDEO,
+            }
+            positions, _ = rule(ids, **{name: value for name, value in given.items() if name in takes})
+            return positions[:, 0, len(before) :] - len(before)
 
-        return VideoPositions(ask, grid)
+        return Clocked(ask, grid)
 
-    @torch.no_grad()
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        return self._model.get_input_embeddings()(ids.to(self._model.device))
+    def grids(self, input_ids: torch.Tensor, inputs: dict[str, Any]) -> list[list[torch.Tensor]]:
+        sizes = iter(inputs["video_grid_thw"].tolist())
+        found: list[list[torch.Tensor]] = []
+        for row in input_ids:
+            at = (row == self.video_token_id).nonzero().flatten()
+            found.append([])
+            while len(at):
+                t, h, w = self._shape(next(sizes))
+                found[-1].append(at[: t * h * w].view(t, h, w))
+                at = at[t * h * w :]
+        return found
 
-    @torch.no_grad()
-    def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
-        output = self._model.model.language_model(
-            inputs_embeds=embeds[None].to(self._model.dtype),
-            position_ids=positions[:, None].to(embeds.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return output.last_hidden_state[0]
+    def _tower(self, patches: torch.Tensor, grid: torch.Tensor) -> Any:
+        return self.model.model.get_video_features(patches, grid)
 
-    @torch.no_grad()
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._model.get_output_embeddings()(hidden)
+    def _clips(self, frames: np.ndarray) -> list[np.ndarray]:
+        """What the video processor is to size as a video of its own."""
+        return [frames]
+
+    @property
+    def _merge(self) -> int:
+        return int(self._vision.spatial_merge_size)
+
+    def _shape(self, grid: list[int]) -> tuple[int, int, int]:
+        """(T, H, W) of tokens, from patches."""
+        return grid[0], grid[1] // self._merge, grid[2] // self._merge
+
+    def _cut(self, rows: torch.Tensor | Sequence[torch.Tensor], grids: list[list[int]]) -> list[torch.Tensor]:
+        """Rows of several videos, one behind the other, as (T, H, W, D) each."""
+        shapes = [self._shape(grid) for grid in grids]
+        joined = rows if isinstance(rows, torch.Tensor) else torch.cat(list(rows))
+        parts = joined.split([t * h * w for t, h, w in shapes])
+        return [part.view(*shape, -1) for part, shape in zip(parts, shapes, strict=True)]

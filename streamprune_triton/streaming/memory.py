@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODES = ("tokens",)
+MODES = ("tokens", "carriers", "hybrid")
+POSITIONS = ("absolute", "compact")
 
 
 @dataclass(frozen=True)
@@ -12,23 +13,50 @@ class Memory:
     """What stays in the KV cache.
 
     Args:
-        mode: "tokens" (StreamingAssistant, arXiv 2512.12560): the kept visual tokens stay.
+        mode: "tokens" (StreamingAssistant, arXiv 2512.12560): the kept visual tokens stay, no carrier enters the
+            sequence. "carriers" (VideoScan, arXiv 2503.09387): a frame is read as its kept tokens and its carrier,
+            and then only the carrier stays. "hybrid": the newest `recent_frames` frames keep their tokens and their
+            carriers, older frames their carriers alone.
+        max_carriers: at most so many carriers stay: the older of the two neighbours in time whose embeddings are most
+            alike goes, of several such pairs the oldest; in "hybrid" mode none of the recent frames' as long as there
+            are older ones.
+        recent_frames: of "hybrid".
         max_tokens: at most so many visual tokens stay; the oldest frame goes first, whole, before the frame that
-            would not fit is read. None: no bound.
+            would not fit is read ("carriers" holds none). A frame's own text, such as its time, counts with it in
+            "tokens" mode. None: no bound.
+        max_dialogue: at most so many tokens of remembered questions and answers stay; the oldest turn goes first.
+        positions: "absolute" leaves every key where it was read. "compact" closes the gaps that eviction leaves
+            whenever positions come near the model's limit, by rotating the cached keys: a stream may go on for ever.
 
     Raises:
-        ValueError, TypeError: for another mode, or a bound below 1.
+        ValueError, TypeError: naming the argument.
     """
 
     mode: str = "tokens"
+    max_carriers: int = 128
+    recent_frames: int = 8
     max_tokens: int | None = None
+    max_dialogue: int = 4096
+    positions: str = "absolute"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
-        if self.max_tokens is None:
-            return
-        if isinstance(self.max_tokens, bool) or not isinstance(self.max_tokens, int):
-            raise TypeError(f"max_tokens must be an integer or None, got {type(self.max_tokens).__name__}")
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1 or None, got {self.max_tokens}")
+        for name, value, allowed in (("mode", self.mode, MODES), ("positions", self.positions, POSITIONS)):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        _check_count("max_carriers", self.max_carriers, 1)
+        _check_count("recent_frames", self.recent_frames, 0)
+        _check_count("max_dialogue", self.max_dialogue, 0)
+        if self.max_tokens is not None:
+            _check_count("max_tokens", self.max_tokens, 1)
+
+    @property
+    def carriers(self) -> bool:
+        """Whether carriers are part of the sequence."""
+        return self.mode != "tokens"
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")

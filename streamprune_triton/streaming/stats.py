@@ -21,7 +21,10 @@ class Stats:
         dropped_temporal, dropped_spatial: dropped ones by stage; where both would drop, the temporal one counts, and
             what a budget drops goes to the larger similarity.
         nonfinite: dropped for a NaN or Inf.
-        kv_tokens: positions held, those of the text before the video included.
+        frames_skipped: raw frames that never came, see `StreamingSession.skip`.
+        frames_dropped, frames_coalesced: those of them that came and that a `feed.FrameQueue` gave up.
+        carriers: frames that are held as a carrier.
+        kv_tokens: rows held, those of the text before the video included.
         kv_bytes: their keys and values in all layers.
         seconds: wall time by stage. A GPU is not waited for: its work counts in the stage that next needs a result.
     """
@@ -33,6 +36,10 @@ class Stats:
     dropped_temporal: int = 0
     dropped_spatial: int = 0
     nonfinite: int = 0
+    frames_skipped: int = 0
+    frames_dropped: int = 0
+    frames_coalesced: int = 0
+    carriers: int = 0
     kv_tokens: int = 0
     kv_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from streamprune_triton.models import tiny
 from streamprune_triton.models.processor import FrameProcessor
 
 HAVE_TORCHVISION = installed()
+PAIRED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")  # two frames a step, M-RoPE
+PATCHED = (*PAIRED, "video_llama_3")  # frames cut into patches, as many as they need
 
 
-def build(seed: int = 0) -> tuple[Any, Any]:
+def build(seed: int = 0, family: str = "qwen2_5_vl") -> tuple[Any, Any]:
     """The tiny model and its processor."""
-    return tiny.qwen2_5_vl(seed)
+    return getattr(tiny, family)(seed)
 
 
 def film(count: int, size: tuple[int, int] = (84, 112), seed: int = 0) -> np.ndarray:
@@ -32,49 +34,135 @@ def film(count: int, size: tuple[int, int] = (84, 112), seed: int = 0) -> np.nda
     return frames
 
 
-def inputs(model: Any, processor: Any, frames: np.ndarray, question: str, fps: float) -> dict[str, torch.Tensor]:
+def inputs(model: Any, processor: Any, frames: np.ndarray, question: str, fps: float) -> dict[str, Any]:
     """What `generate` takes for a question about a clip."""
-    content = [{"type": "video"}, {"type": "text", "text": question}]
-    messages = [{"role": "user", "content": content}]
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = chat(processor, question)
     if not isinstance(processor, FrameProcessor):
         clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        more = {"use_token_compression": False} if model.config.model_type == "video_llama_3" else {}
         metadata = [{"fps": fps, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}]
-        return dict(
-            processor(text=[text], videos=[clip], video_metadata=metadata, do_sample_frames=False, return_tensors="pt")
-        )
-    if len(frames) % 2:
-        frames = np.concatenate([frames, frames[-1:]])
-    pixels, grid = processor.patches(frames)
-    count = int(grid.prod()) // 4
-    ids = torch.tensor([processor.tokenizer(text.replace("<|video_pad|>", "<|video_pad|>" * count))["input_ids"]])
-    given = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values_videos": pixels,
-        "video_grid_thw": grid,
-        "second_per_grid_ts": torch.tensor([2 / fps]),
-    }
-    if "mm_token_type_ids" in inspect.signature(model.model.get_rope_index).parameters:
-        given["mm_token_type_ids"] = 2 * (ids == model.config.video_token_id).int()
+        more |= {"video_metadata": metadata, "do_sample_frames": False, "return_tensors": "pt"}
+        return dict(processor(text=[text], videos=[clip], **more))
+    family, count = model.config.model_type, len(frames)
+    if family in PATCHED:
+        if count % 2 and family in PAIRED:
+            frames = np.concatenate([frames, frames[-1:]])
+        pixels, grid = processor.patches(frames)
+        text = spelled(family, text, count, int(grid[0, 1:].prod()) // 4, fps)
+        given = {"pixel_values_videos": pixels, "video_grid_thw": grid}
+        if family == "qwen2_5_vl":
+            given["second_per_grid_ts"] = torch.tensor([2 / fps])
+        if family == "video_llama_3":
+            given["video_merge_sizes"] = torch.tensor([2])
+            given["video_compression_mask"] = torch.ones(int(grid.prod()) // 4, dtype=torch.bool)
+    else:
+        pixels = processor.pictures(frames)
+        text = spelled(family, text, count, 16, fps)
+        given = {"pixel_values": pixels} if family == "internvl" else {"pixel_values_videos": pixels[None]}
+    return {**read(model, processor, [text]), **given}
+
+
+def chat(processor: Any, question: str) -> str:
+    """A prompt as the template has it, with one token for the video."""
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def spelled(family: str, text: str, frames: int, area: int, fps: float) -> str:
+    """The text with what the family's processor puts in the place of its last video, of `area` tokens a step."""
+    if family == "internvl":
+        each = (f"Frame{n}: <img>{'<IMG_CONTEXT>' * area}</img>" for n in range(1, frames + 1))
+        return _once(text, "<video>", "\n".join(each))
+    if family.startswith("llava"):
+        newline = int(family == "llava_onevision")
+        return _once(text, "<video>", "<video>" * (frames * area + newline))
+    if family == "video_llama_3":
+        each = (f"Time {n / fps:.1f}s:{'<|video_pad|>' * area}" for n in range(frames))
+        return _once(text, "<|video_pad|>", ",".join(each))
+    if not family.startswith("qwen3"):
+        return _once(text, "<|video_pad|>", "<|video_pad|>" * (-(-frames // 2) * area))
+    times = [(n + min(n + 1, frames - 1)) / 2 / fps for n in range(0, frames, 2)]
+    pads = f"<|vision_start|>{'<|video_pad|>' * area}<|vision_end|>"
+    from transformers import Qwen3VLProcessor
+
+    wrapped = hasattr(Qwen3VLProcessor, "replace_video_token")  # newer ones leave the template's own tokens around it
+    place = "<|video_pad|>" if wrapped else "<|vision_start|><|video_pad|><|vision_end|>"
+    return _once(text, place, "".join(f"<{time:.1f} seconds>{pads}" for time in times))
+
+
+def _once(text: str, token: str, others: str) -> str:
+    """With the last occurrence replaced, so that videos spelled from the last to the first do not meet."""
+    head, found, tail = text.rpartition(token)
+    assert found
+    return head + others + tail
+
+
+def read(model: Any, processor: Any, texts: list[str], side: str = "left") -> dict[str, torch.Tensor]:
+    """A batch of texts as ids."""
+    rows = [processor.tokenizer(text)["input_ids"] for text in texts]
+    most, pad = max(map(len, rows)), processor.tokenizer.pad_token_id
+    fill = [[pad] * (most - len(row)) for row in rows]
+    ids = torch.tensor([f + row if side == "left" else row + f for f, row in zip(fill, rows, strict=True)])
+    ones = [[0] * len(f) + [1] * len(row) for f, row in zip(fill, rows, strict=True)]
+    mask = torch.tensor(ones if side == "left" else [row[::-1] for row in ones])
+    given = {"input_ids": ids, "attention_mask": mask}
+    rule = getattr(model.model, "get_rope_index", None)
+    if rule is not None and "mm_token_type_ids" in inspect.signature(rule).parameters:
+        config = model.config
+        given["mm_token_type_ids"] = 2 * (ids == config.video_token_id).int() + (ids == config.image_token_id).int()
     return given
 
 
-def generate(model: Any, given: dict[str, torch.Tensor], count: int) -> tuple[list[int], torch.Tensor]:
+def generate(model: Any, given: dict[str, Any], count: int) -> tuple[list[int], torch.Tensor]:
     """(greedy token ids, their logits (n, V)) of an unmodified model, one that ends the answer left out."""
-    was = model.model.rope_deltas
+    was = {name: value for name, value in vars(model.model).items() if name == "rope_deltas"}
     try:
         out = model.generate(
             **given, max_new_tokens=count, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
     finally:
-        model.model.rope_deltas = was
+        vars(model.model).update(was)
     ids = out.sequences[0, given["input_ids"].shape[1] :].tolist()
     return ids, torch.cat(out.logits)
 
 
-def rope_index(model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
-    """(3, L) positions of the whole prompt, by the model's own rule."""
+def rope_index(model: Any, given: dict[str, Any]) -> torch.Tensor:
+    """(A, L) positions of the whole prompt, by the model's own rule."""
+    if not hasattr(model.model, "get_rope_index"):
+        return torch.arange(given["input_ids"].shape[1])[None]
+    takes = inspect.signature(model.model.get_rope_index).parameters
     names = ("mm_token_type_ids", "video_grid_thw", "second_per_grid_ts")
-    positions, _ = model.model.get_rope_index(given["input_ids"], **{n: given[n] for n in names if n in given})
+    positions, _ = model.model.get_rope_index(
+        given["input_ids"], **{n: given[n] for n in names if n in given and n in takes}
+    )
     return positions[:, 0]
+
+
+class Seen(NamedTuple):
+    """What an unmodified model's multimodal forward hands to its decoder, and what comes out."""
+
+    embeds: torch.Tensor  # (B, L, D)
+    positions: torch.Tensor | None  # (A, B, L), None where the decoder counts itself
+    visual: torch.Tensor | None  # (B, L) bool, with DeepStack
+    levels: tuple[torch.Tensor, ...]
+    hidden: torch.Tensor  # (B, L, D)
+
+
+def seen(model: Any, given: dict[str, Any]) -> Seen:
+    """Of one forward."""
+    calls: list[dict[str, Any]] = []
+    decoder = model.model.language_model
+    handle = decoder.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    was = {name: value for name, value in vars(model.model).items() if name == "rope_deltas"}
+    try:
+        with torch.no_grad():
+            hidden = model.model(**given).last_hidden_state
+    finally:
+        handle.remove()
+        vars(model.model).update(was)
+    (call,) = calls
+    positions = call.get("position_ids")
+    if positions is not None:
+        positions = positions[-3:] if positions.ndim == 3 else positions[None]
+    levels = tuple(call.get("deepstack_visual_embeds") or ())
+    return Seen(call["inputs_embeds"], positions, call.get("visual_pos_masks"), levels, hidden)

@@ -1,0 +1,47 @@
+"""What is the same for families that see every raw frame as a picture of one size, in a sequence of 1-D positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .base import Adapter, Features
+from .positions import Flat
+from .processor import FrameProcessor
+
+
+class Frames(Adapter):
+    """A family answers `side`, `rows` and `grids`."""
+
+    @property
+    def side(self) -> int:
+        """H and W of a frame's tokens."""
+        raise NotImplementedError
+
+    def rows(self, pixels: torch.Tensor) -> Any:
+        """The tower's answer for frames (N, 3, h, w): a tensor or several, (..., D), in all at least N*H*W rows."""
+        raise NotImplementedError
+
+    def pixels(self, frames: np.ndarray) -> torch.Tensor:
+        """(N, 3, h, w) float32."""
+        if isinstance(self.processor, FrameProcessor):
+            return self.processor.pictures(frames)
+        return self._processed([frames])["pixel_values_videos"][0]
+
+    def features(self, pixels: torch.Tensor) -> Features:
+        return self.many_features([pixels])[0]
+
+    @torch.no_grad()
+    def many_features(self, pixels: Sequence[torch.Tensor]) -> list[Features]:
+        counts = [len(each) for each in pixels]
+        answer = self.rows(torch.cat(list(pixels)).to(self.model.device))
+        rows = torch.cat([each.flatten(0, -2) for each in answer])
+        shape = (sum(counts), self.side, self.side)
+        x = rows[: shape[0] * shape[1] * shape[2]].view(*shape, -1)
+        return [Features(each) for each in x.split(counts)]
+
+    def layout(self, before: torch.Tensor, grid: tuple[int, int], fps: float, carrier: bool) -> Flat:
+        return Flat(grid, carrier)

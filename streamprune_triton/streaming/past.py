@@ -1,0 +1,71 @@
+"""All that frames and remembered dialogues change in a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..models.positions import Cursor
+from ..pruner import StreamPruner
+from .keeping import Keeping
+from .rows import Rows
+
+if TYPE_CHECKING:
+    from ..cache import CarrierCache
+    from ..models.base import DeepStack
+
+
+class Block(NamedTuple):
+    """A step of the stream, or a piece of text between its videos, that the cache may still hold rows of."""
+
+    before: int  # tokens of text before a step's visual ones; of a text, all
+    behind: int  # tokens of text behind them
+    step: bool
+
+
+@dataclass(frozen=True)
+class Past:
+    """Replaced as a whole, so that a call that fails has changed nothing; only the cache is written in place.
+
+    Attributes:
+        cache: keys and values.
+        rows: what they are.
+        blocks: by number, oldest first.
+        cursor: where the video's next step stands; None while no video is open.
+        position: of the next token of text, while no video is open.
+        keeping: who leaves when.
+        pruner: with the stream's state.
+        number: of the next block.
+        steps: of the stream so far, those that never came included.
+        turns: the remembered dialogue, as messages for a chat template.
+        tail: token ids of the turns behind the last video.
+        size: (height, width) of raw frames; None before the first.
+        grid: (H, W) of a step's tokens; None before the first.
+        waiting: (n, height, width, 3) raw frames of a step that is not complete.
+    """
+
+    cache: CarrierCache
+    rows: Rows
+    keeping: Keeping
+    pruner: StreamPruner
+    blocks: dict[int, Block] = field(default_factory=dict)
+    cursor: Cursor | None = None
+    position: int = 0
+    number: int = 0
+    steps: int = 0
+    turns: tuple[dict[str, Any], ...] = ()
+    tail: tuple[int, ...] = ()
+    grid: tuple[int, int] | None = None
+    waiting: np.ndarray | None = None
+
+
+class Reading(NamedTuple):
+    """One step for the language model, and what it will be in the cache."""
+
+    number: int  # of the block
+    embeds: torch.Tensor  # (L, D)
+    rows: Rows
+    deepstack: DeepStack | None = None

@@ -1,0 +1,198 @@
+"""A session's past in a safetensors file: tensors by name, and the rest as JSON in its header."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..config import PruneConfig
+from ..models.positions import Cursor
+from ..pruner import StreamPruner
+from .keeping import Keeping, cosine
+from .past import Block, Past
+from .rows import Rows
+from .stats import Stats
+
+if TYPE_CHECKING:
+    from .session import StreamingSession
+
+FORMAT = "streamprune-session-1"
+ROWS = ("block", "slot", "kind", "dies", "position")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a session must be to go on from a file."""
+
+    model: dict[str, Any]
+    config: dict[str, Any]
+    memory: dict[str, Any]
+    fps: float
+    system: str | None
+
+    @classmethod
+    def of(cls, session: StreamingSession) -> Kind:
+        config = session._model.config
+        text = config.get_text_config()
+        model = {
+            "model_type": config.model_type,
+            "layers": text.num_hidden_layers,
+            "hidden_size": text.hidden_size,
+            "dtype": str(session._model.dtype),
+        }
+        return cls(model, described(session.config), asdict(session.memory), session.fps, session.system)
+
+
+def described(config: PruneConfig) -> dict[str, Any]:
+    """A configuration in the terms of JSON."""
+    values = {each.name: getattr(config, each.name) for each in fields(config)}
+    if isinstance(config.mask, torch.Tensor):
+        values["mask"] = config.mask.tolist()
+    return values
+
+
+def save(path: str | os.PathLike[str], past: Past, kind: Kind, stats: Stats) -> None:
+    """Writes the file, all or nothing. Raises OSError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    header = {"format": FORMAT, "kind": json.dumps(asdict(kind)), "past": json.dumps(_header(past, stats))}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({name: each.contiguous() for name, each in _tensors(past).items()}, partial, header)
+        os.replace(partial, path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, SafetensorError):
+            raise OSError(f"{path} cannot be written: {error}") from error
+        raise
+
+
+def load(path: str | os.PathLike[str], fresh: Past, kind: Kind, device: torch.device) -> tuple[Past, Stats]:
+    """(the past, the statistics) of a file.
+
+    Args:
+        path: of the file.
+        fresh: any past of the session that goes on.
+        kind: of that session.
+        device: of its model.
+
+    Raises:
+        OSError, ValueError: as `StreamingSession.load` has it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"path must be a session's file, got {os.fspath(path)!r}: {error}") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"path must be a session's file of format {FORMAT}, got {header.get('format')!r}")
+    _check_kind(json.loads(header["kind"]), json.loads(json.dumps(asdict(kind))))
+    try:
+        values = json.loads(header["past"])
+        past, stats = _past(values, tensors, fresh, device), Stats(**values["stats"])
+        _check_whole(past, kind)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"path must be a session's file, and {os.fspath(path)!r} is damaged: {error!r}") from error
+    return past, stats
+
+
+def _check_kind(saved: dict[str, Any], own: dict[str, Any]) -> None:
+    for name, value in own.items():
+        if saved.get(name) != value:
+            raise ValueError(f"path must hold a session of {name} = {value!r}, got {saved.get(name)!r}")
+
+
+def _check_whole(past: Past, kind: Kind) -> None:
+    """Raises ValueError where the parts of a past do not fit each other."""
+    rows, count = past.rows, past.cache.get_seq_length()
+    if any(getattr(rows, name).shape[-1] != count for name in ROWS):
+        raise ValueError(f"the cache has {count} rows and their records another number")
+    if not set(rows.block.tolist()) <= set(past.blocks):
+        raise ValueError("rows are of unknown blocks")
+    if any(carrier.shape != (kind.model["hidden_size"],) for _, carrier in past.keeping.carriers):
+        raise ValueError("carriers have another width")
+    state = past.pruner.state
+    if state is not None and state.reference.shape != (*(past.grid or ()), kind.model["hidden_size"]):
+        raise ValueError("the pruner's state is of another grid")
+
+
+def _header(past: Past, stats: Stats) -> dict[str, Any]:
+    keeping = past.keeping
+    return {
+        "blocks": [[number, *block] for number, block in past.blocks.items()],
+        "cursor": past.cursor,
+        "position": past.position,
+        "number": past.number,
+        "steps": past.steps,
+        "turns": past.turns,
+        "tail": past.tail,
+        "grid": past.grid,
+        "visual": keeping.visual,
+        "carriers": [block for block, _ in keeping.carriers],
+        "dialogue": keeping.dialogue,
+        "stats": asdict(stats),
+    }
+
+
+def _tensors(past: Past) -> dict[str, torch.Tensor]:
+    tensors = {f"cache.{name}": each for name, each in past.cache.state().items()}
+    tensors |= {f"rows.{name}": torch.from_numpy(getattr(past.rows, name)) for name in ROWS}
+    tensors |= {f"pruner.{name}": each for name, each in past.pruner.state_dict().items()}
+    if past.keeping.carriers:
+        tensors["carriers"] = torch.from_numpy(np.stack([each for _, each in past.keeping.carriers]))
+    if past.waiting is not None:
+        tensors["waiting"] = torch.from_numpy(past.waiting)
+    return tensors
+
+
+def _past(values: dict[str, Any], tensors: dict[str, torch.Tensor], fresh: Past, device: torch.device) -> Past:
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name[len(prefix) :]: each for name, each in tensors.items() if name.startswith(prefix)}
+
+    cache = fresh.cache.fork()
+    cache.truncate(0)
+    cache.restore({name: each.to(device) for name, each in part("cache.").items()})
+    pruner = StreamPruner(fresh.pruner.config)
+    pruner.load_state_dict({name: each.to(device) for name, each in part("pruner.").items()})
+    waiting = tensors.get("waiting")
+    rows = part("rows.")
+    return replace(
+        fresh,
+        cache=cache,
+        rows=Rows(*(rows[name].numpy() for name in ROWS)),
+        keeping=_keeping(values, tensors.get("carriers"), fresh.keeping),
+        pruner=pruner,
+        blocks={number: Block(*block) for number, *block in values["blocks"]},
+        cursor=None if values["cursor"] is None else Cursor(*values["cursor"]),
+        position=values["position"],
+        number=values["number"],
+        steps=values["steps"],
+        turns=tuple(values["turns"]),
+        tail=tuple(values["tail"]),
+        grid=None if values["grid"] is None else tuple(values["grid"]),
+        waiting=None if waiting is None else waiting.numpy(),
+    )
+
+
+def _keeping(values: dict[str, Any], carriers: torch.Tensor | None, fresh: Keeping) -> Keeping:
+    keeping = Keeping(fresh.memory)
+    keeping.visual = [tuple(each) for each in values["visual"]]
+    keeping.dialogue = [tuple(each) for each in values["dialogue"]]
+    embeddings = [] if carriers is None else list(carriers.numpy())
+    keeping.carriers = list(zip(values["carriers"], embeddings, strict=True))
+    pairs = zip(keeping.carriers, keeping.carriers[1:], strict=False)
+    keeping.similar = [cosine(one, two) for (_, one), (_, two) in pairs]
+    return keeping
