@@ -69,6 +69,11 @@ class PruneResult:
         self.state = padded.state
         self._padded: tuple[torch.Tensor, ...] = (padded.tokens, padded.indices)
         self._gather: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._count: int | None = None
+
+    def settle(self, kept: int) -> None:
+        """Notes how many tokens are kept, where the host knows it already, so that nothing has to wait for it."""
+        self._count = kept
 
     def gather(self, tokens: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Takes the kept tokens from `tokens(indices)`, which has a gradient."""
@@ -76,7 +81,7 @@ class PruneResult:
 
     @cached_property
     def _kept(self) -> tuple[torch.Tensor, torch.Tensor]:
-        kept = int(self.cu_counts[-1])
+        kept = int(self.cu_counts[-1]) if self._count is None else self._count
         tokens, indices = (rows[:kept] for rows in self._padded)
         if tokens.untyped_storage().nbytes() > 2 * tokens.nbytes:  # a view would hold on to the memory of all rows
             tokens, indices = tokens.clone(), indices.clone()

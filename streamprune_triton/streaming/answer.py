@@ -101,7 +101,7 @@ class Answer:
             return past
         missing = self._reader.adapter.frames_per_step - len(past.waiting)
         repeated = past.waiting[-1:].repeat(missing, axis=0)
-        return ingest([self._reader], [past], [repeated], self._config, {})[0][0]
+        return ingest([self._reader], [past], [repeated], self._config, {}, missing)[0][0]
 
     def _seen(self, device: torch.device) -> torch.Tensor:
         """(L,) what a repetition penalty looks at: the dialogue's tokens, and one for the video."""

@@ -37,7 +37,7 @@ class FrameQueue:
 
     As long as the queue is open the session is the queue's: between calls here, touch only `session.stats`. Where the
     reading of frames fails, the error is raised by the next call here, the session is as it was before these frames,
-    they count as given up, and the queue goes on.
+    they count as dropped, and the queue goes on.
 
     Args:
         session: its `stats` count what is given up, as `frames_dropped` or `frames_coalesced`.
@@ -215,15 +215,19 @@ class FrameQueue:
     def _read(self, frames: list[Waiting]) -> None:
         """Appends frames, one call for all that follow each other. Those that cannot be read are given up."""
         starts = [n for n, frame in enumerate(frames) if frame.gap or not n]
-        for start, stop in zip(starts, [*starts[1:], len(frames)], strict=True):
+        for start, stop in zip(starts, [*starts[1:], len(frames)], strict=False):
             self._session.skip(frames[start].gap)
             try:
                 self._session.append([frame.image for frame in frames[start:stop]])
             except BaseException:
-                rest = frames[start:]
-                self._session.skip(len(rest) + sum(frame.gap for frame in rest[1:]))
-                self._session.stats.frames_dropped += len(rest)
+                self._lose(frames[start:])
                 raise
+
+    def _lose(self, frames: list[Waiting]) -> None:
+        self._session.skip(len(frames) + sum(frame.gap for frame in frames[1:]))
+        with self._changed:
+            self._session.stats.frames_dropped += len(frames)
+            self._begin_behind([])
 
     def _serialised(self, pieces: Iterator[str]) -> Iterator[str]:
         while True:

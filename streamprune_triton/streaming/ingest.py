@@ -27,6 +27,7 @@ def ingest(
     frames: Sequence[np.ndarray],
     config: PruneConfig,
     seconds: Seconds,
+    missing: int = 0,
 ) -> list[tuple[Past, Pruned | None]]:
     """Each stream's past with its new frames in it, and what became of the steps that they complete.
 
@@ -36,6 +37,7 @@ def ingest(
         frames: (N, height, width, 3) uint8 of each.
         config: what to drop, of all streams.
         seconds: wall time by stage, added to.
+        missing: so many of the last frames are repetitions that fill a step.
     """
     size = readers[0].adapter.frames_per_step
     every = [
@@ -51,14 +53,19 @@ def ingest(
     done: list[tuple[Past, Pruned | None]] = [(past, None) for past in waiting]
     if busy:
         ready = [every[n][: counts[n] * size] for n in busy]
-        advanced = _advance([readers[n] for n in busy], [waiting[n] for n in busy], ready, config, seconds)
+        advanced = _advance([readers[n] for n in busy], [waiting[n] for n in busy], ready, config, seconds, missing)
         for n, result in zip(busy, advanced, strict=True):
             done[n] = result
     return done
 
 
 def _advance(
-    readers: list[Reader], pasts: list[Past], frames: list[np.ndarray], config: PruneConfig, seconds: Seconds
+    readers: list[Reader],
+    pasts: list[Past],
+    frames: list[np.ndarray],
+    config: PruneConfig,
+    seconds: Seconds,
+    missing: int,
 ) -> list[tuple[Past, Pruned | None]]:
     adapter, memory = readers[0].adapter, readers[0].memory
     with timed(seconds, "preprocess"):
@@ -79,7 +86,7 @@ def _advance(
             if past.grid is None:
                 reader.reserve(past, each.fate[0].size)
         plans = [
-            plan(past, each, adapter, reader.layout(each.fate.shape[1:]), reader.fps, config)
+            plan(past, each, adapter, reader.layout(each.fate.shape[1:]), reader.fps, config, missing)
             for reader, past, each in zip(readers, opened, pruned, strict=True)
         ]
         read = readers[0].read_many(opened, plans)

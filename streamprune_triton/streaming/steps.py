@@ -39,6 +39,8 @@ class Pruned(NamedTuple):
         host = [each.to("cpu", non_blocking=True) for each in wanted]
         if wanted and wanted[0].is_cuda:
             torch.cuda.current_stream(wanted[0].device).synchronize()
+        for result, fate in zip(results, host, strict=False):
+            result.settle(int((fate == KEPT).sum()))
         count = len(results)
         pooled: list[np.ndarray | None] = [each.numpy() for each in host[count:]]
         pooled = pooled or [None] * count
@@ -54,8 +56,10 @@ class Plan(NamedTuple):
     past: Past
 
 
-def plan(past: Past, pruned: Pruned, adapter: Adapter, layout: Layout, fps: float, config: PruneConfig) -> Plan:
-    """Rows, positions and deaths of the steps; nothing is read."""
+def plan(
+    past: Past, pruned: Pruned, adapter: Adapter, layout: Layout, fps: float, config: PruneConfig, missing: int = 0
+) -> Plan:
+    """Rows, positions and deaths of the steps; nothing is read. The last step repeats a frame for `missing` ones."""
     keeping, cursor, blocks = past.keeping.copy(), past.cursor, dict(past.blocks)
     assert cursor is not None
     carriers = keeping.memory.carriers
@@ -63,7 +67,8 @@ def plan(past: Past, pruned: Pruned, adapter: Adapter, layout: Layout, fps: floa
     readings, deaths = [], []
     for n in range(len(pruned.fate)):
         number = past.number + n
-        before, behind = adapter.around(past.steps + n, fps)
+        last = n == len(pruned.fate) - 1
+        before, behind = adapter.around(past.steps + n, fps, missing if last else 0)
         kept = np.flatnonzero(pruned.fate[n].ravel() == KEPT)
         place = layout.place(cursor, len(before), len(behind))
         rows = _rows(number, kept, pruned.fate[n].size, len(before), len(behind), carriers, place.positions.numpy())

@@ -12,6 +12,7 @@ import unmodified
 from streams import ATOL, GREEDY, NEVER, NOTHING, SOME, WHAT, Heard, counts_of, order, same_past
 
 from streamprune_triton import PruneConfig
+from streamprune_triton.models import tiny as families
 from streamprune_triton.models.base import Adapter
 from streamprune_triton.streaming import reader
 from streamprune_triton.streaming.answer import Answer
@@ -56,6 +57,41 @@ def test_at_any_rate_and_size(tiny, heard: Heard, fps: float, size: tuple[int, i
     frames = np.random.default_rng(1).integers(0, 256, (6, *size, 3), dtype=np.uint8)
     session, _ = fed(tiny, frames, 1, fps=fps)
     assert_as_unmodified(tiny, heard, session, frames, "Where? é 東", fps)
+
+
+@pytest.mark.parametrize("family", families.NAMES)
+def test_in_each_family(heard: Heard, family: str):
+    """In chunks of 1, 2 and 7, questions in between, an odd frame waiting."""
+    model = unmodified.build(0, family)
+    frames = unmodified.film(11)
+    session = StreamingSession(*model, NOTHING, fps=2.0)
+    for begin, end in ((0, 1), (1, 3), (3, 4), (4, 11)):
+        session.append(frames[begin:end])
+        assert_as_unmodified(model, heard, session, frames[:end], "And now?", 2.0)
+
+
+@pytest.mark.parametrize("family", families.NAMES)
+def test_pruned_in_each_family(heard: Heard, family: str):
+    """The kept tokens' features, at the positions that the unmodified model has for them."""
+    model = unmodified.build(0, family)
+    frames = unmodified.film(12)
+    given = unmodified.inputs(*model, frames, WHAT, 1.0)
+    expected = unmodified.seen(model[0], given)
+    session, results = fed(model, frames, 4, SOME)
+    session.ask(WHAT, max_new_tokens=1)
+    keep = torch.cat([result.keep for result in results])
+    assert 0 < int(keep.sum()) < keep.numel()
+    ((video,),) = session._reader.adapter.grids(given["input_ids"], given)
+    stay = torch.ones(given["input_ids"].shape[1], dtype=torch.bool)
+    stay[video[~keep]] = False
+    positions = unmodified.rope_index(model[0], given)[:, stay]
+    assert torch.equal(torch.cat(heard.positions, 1), positions)
+    torch.testing.assert_close(torch.cat(heard.embeds), expected.embeds[0, stay], atol=1e-5, rtol=0)
+    stacks = [stack for stack in heard.deepstack if stack is not None]
+    assert len(expected.levels) == (len(stacks[0].levels) if stacks else 0)
+    for n, level in enumerate(expected.levels):
+        ours = torch.cat([stack.levels[n] for stack in stacks])
+        torch.testing.assert_close(ours, level[stay[expected.visual[0]]], atol=1e-5, rtol=0)
 
 
 def test_questions_between_appends(tiny, heard: Heard):
