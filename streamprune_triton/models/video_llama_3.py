@@ -41,6 +41,8 @@ class VideoLlama3(Qwen25VL):
         kept = inputs.get("video_compression_mask")
         if kept is not None and not bool(kept.all()):
             raise ValueError("video_compression_mask must be True: give the processor use_token_compression=False")
+        if inputs.get("video_grid_thw") is None:
+            raise ValueError("video_grid_thw must be there: generate() has encoded the video and forgotten its size")
         return super().grids(input_ids, inputs)
 
     def _clips(self, frames: np.ndarray) -> list[np.ndarray]:
