@@ -15,7 +15,7 @@ demo: $(VENV)/.ready
 # The second run is of the kernels themselves: Triton's interpreter executes them on the CPU where there is no GPU.
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/operator -k triton
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/operator tests/cache -k triton
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class FrameProcessor:
     tokenizer: PreTrainedTokenizerBase
     image_processor: Any
     chat_template: str
+    _grids: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, images: Callable[[dict[str, Any]], Any]) -> FrameProcessor:
@@ -63,15 +64,28 @@ class FrameProcessor:
         """(N, 3, h, w) float32 of frames (N, height, width, 3) uint8: resized and normalised one by one."""
         return self._images(frames)["pixel_values"]
 
-    def patches(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def patches(self, frames: np.ndarray, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """Patches of frames (N, height, width, 3) uint8, N a multiple of temporal_patch_size, as one video.
 
-        The image processor repeats an image over the slots of a temporal patch. Slot k of a pair (or more) of frames
-        is therefore taken from the patches of its k-th frame.
+        Frames that need no resizing are normalised and cut on `device`; it takes a quarter of their float bytes there.
 
         Returns:
-            (patches (T*h*w, C*slots*p*p) float32, grid (1, 3) int64 of T, h, w), as the video processor's.
+            (patches (T*h*w, C*slots*p*p) float32, grid (1, 3) int64 of T, h, w), as the video processor's. The
+            patches are on `device`, or on the CPU where frames had to be resized.
         """
+        images = self.image_processor
+        size = frames.shape[1:3]
+        if size not in self._grids:
+            self._grids[size] = tuple(self._images(frames[:1])["image_grid_thw"][0, 1:].tolist())
+        h, w = self._grids[size]
+        if size != (h * images.patch_size, w * images.patch_size):
+            return self._resized(frames)
+        grid = torch.tensor([[len(frames) // images.temporal_patch_size, h, w]])
+        return cut(torch.from_numpy(frames).to(device), images), grid
+
+    def _resized(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `patches`. The image processor repeats an image over the slots of a temporal patch; slot k of a pair (or
+        more) of frames is therefore taken from the patches of its k-th frame."""
         slots = self.image_processor.temporal_patch_size
         images = self._images(frames)
         _, h, w = images["image_grid_thw"][0].tolist()
@@ -82,6 +96,19 @@ class FrameProcessor:
 
     def _images(self, frames: np.ndarray) -> Any:
         return self.image_processor(images=list(frames), return_tensors="pt", input_data_format="channels_last")
+
+
+def cut(frames: torch.Tensor, images: Any) -> torch.Tensor:
+    """(T*h*w, C*slots*p*p) float32 patches of frames (N, h*p, w*p, 3) uint8, as Qwen2-VL's image processor has them.
+
+    Patches that are merged follow each other: row, column, then merge_size x merge_size of them.
+    """
+    n, height, width, _ = frames.shape
+    p, m, slots = images.patch_size, images.merge_size, images.temporal_patch_size
+    mean, std = (torch.tensor(each, device=frames.device) for each in (images.image_mean, images.image_std))
+    x = (frames.float() * images.rescale_factor - mean) / std
+    x = x.view(n // slots, slots, height // p // m, m, p, width // p // m, m, p, 3)
+    return x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, 3 * slots * p * p)
 
 
 def patch_images(settings: dict[str, Any]) -> Any:

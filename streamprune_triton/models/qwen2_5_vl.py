@@ -30,7 +30,7 @@ class Qwen25VL(Adapter):
     def pixels(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """(patches, grid (1, 3)), as the video processor's."""
         if isinstance(self.processor, FrameProcessor):
-            return self.processor.patches(frames)
+            return self.processor.patches(frames, self.model.device)
         processed = self._processed(self._clips(frames))
         grids = processed["video_grid_thw"]  # of clips of one size
         return processed["pixel_values_videos"], torch.cat([grids[:, :1].sum(0), grids[0, 1:]])[None]
@@ -41,8 +41,8 @@ class Qwen25VL(Adapter):
     @torch.no_grad()
     def many_features(self, pixels: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[Features]:
         device = self.model.device
-        patches, grid = (torch.cat(each).to(device) for each in zip(*pixels, strict=True))
-        output = self._tower(patches, grid)
+        patches, grid = (torch.cat(each) for each in zip(*pixels, strict=True))
+        output = self._tower(patches.to(device), grid.to(device))
         levels = getattr(output, "deepstack_features", None) or ()
         every = [self._cut(rows, grid.tolist()) for rows in (getattr(output, "pooler_output", output), *levels)]
         return [Features(x, tuple(rest)) for x, *rest in zip(*every, strict=True)]

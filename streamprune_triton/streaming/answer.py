@@ -105,6 +105,6 @@ class Answer:
 
     def _seen(self, device: torch.device) -> torch.Tensor:
         """(L,) what a repetition penalty looks at: the dialogue's tokens, and one for the video."""
-        video = torch.tensor([self._reader.adapter.video_token_id])
+        video = torch.tensor([self._reader.adapter.visual_token_id])
         tail = torch.tensor(self._past.tail, dtype=torch.int64)
         return torch.cat([self._reader.opening, video, tail, self._asked]).to(device)

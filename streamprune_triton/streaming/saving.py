@@ -94,7 +94,7 @@ def load(path: str | os.PathLike[str], fresh: Past, kind: Kind, device: torch.de
     try:
         with safe_open(os.fspath(path), "pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"path must be a session's file, got {os.fspath(path)!r}: {error}") from error
     if header.get("format") != FORMAT:

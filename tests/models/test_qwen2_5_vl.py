@@ -6,6 +6,7 @@ import inspect
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import unmodified
@@ -118,3 +119,20 @@ def test_a_missing_model_is_one_line(tmp_path: Path):
     with pytest.raises(OSError, match="cannot be loaded") as caught:
         models.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", unmodified.PATCHED)
+def test_frames_that_need_no_resizing_are_cut_as_the_image_processor_does(family: str):
+    from streamprune_triton import models
+
+    model, processor = unmodified.build(0, family)
+    images = models.adapter(model).frame_images({})
+    ours = FrameProcessor(processor.tokenizer, images, "")
+    unit = images.patch_size * images.merge_size
+    frames = np.random.default_rng(0).integers(0, 256, (4, 14 * unit, 12 * unit, 3), dtype=np.uint8)
+    patches, grid = ours.patches(frames)
+    expected, shape = ours._resized(frames)
+    assert torch.equal(grid, shape)
+    torch.testing.assert_close(patches, expected, atol=1e-6, rtol=0)
+    small = frames[:, : unit + 3]
+    torch.testing.assert_close(ours.patches(small)[0], ours._resized(small)[0], atol=0, rtol=0)

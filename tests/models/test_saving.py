@@ -120,7 +120,7 @@ def test_a_damaged_file_changes_nothing(family, tmp_path: Path):
     path = tmp_path / "stream.safetensors"
     fed(family, unmodified.film(4), 2, SOME, Memory("carriers")).save(path)
     with safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     session = fed(family, unmodified.film(2), 2, SOME, Memory("carriers"))
     untouched = session.fork()
     for name in ("cache.keys", "rows.dies", "pruner.reference", "carriers"):
