@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,61 @@ README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_there_are_snippets():
-    assert len(SNIPPETS) == 2
-
-
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["pruner", "session"])
-def test_snippet(snippet, capsys):
-    names: dict = {}
+def run(snippet: str, names: dict) -> dict:
     exec(compile(snippet, "README.md", "exec"), names)
-    if "pruner" in names:
-        printed = capsys.readouterr().out.splitlines()
-        assert len(printed) == 4
-        assert all("100% dropped" in line for line in printed[1:])
-    else:
-        assert isinstance(names["answer"], str)
+    return names
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_there_are_snippets():
+    assert len(SNIPPETS) == 3
+
+
+def test_the_pruner(capsys):
+    run(SNIPPETS[0], {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 4
+    assert all("100% dropped" in line for line in printed[1:])
+
+
+def test_the_session(here: Path):
+    assert isinstance(run(SNIPPETS[1], {})["answer"], str)
+    assert (here / "stream.safetensors").is_file()
+
+
+def test_generate(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(CHECKOUT / "tests" / "models")])
+    import unmodified
+
+    import streamprune_triton as sp
+
+    model, processor = unmodified.build()
+    inputs = unmodified.inputs(model, processor, unmodified.film(8), "What moves?", 1.0)
+    output = run(SNIPPETS[2], {"sp": sp, "model": model, "inputs": inputs})["output"]
+    assert output.shape[1] > inputs["input_ids"].shape[1]
+    assert re.fullmatch(r"\d+% of the video tokens dropped\n", capsys.readouterr().out)
 
 
 def test_files_it_names_exist():
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
         assert (CHECKOUT / target).is_file(), target
+
+
+def test_the_table_of_models_is_of_the_families_that_there_are():
+    """And each column of a test that there is, over all of them."""
+    from streamprune_triton.models import _FAMILIES, tiny
+
+    (table,) = re.findall(r"\| `model_type` \|.*?\n\n", README, flags=re.DOTALL)
+    *families, tests = table.strip().splitlines()[2:]
+    named = [name for row in families for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(_FAMILIES) == sorted(tiny.NAMES)
+    columns = re.findall(r"`(\w+)`", "|".join(tests.split("|")[2:]))
+    assert len(columns) == len(table.splitlines()[0].split("|")) - 3
+    for name in columns:
+        text = (CHECKOUT / "tests" / "models" / f"{name}.py").read_text(encoding="utf-8")
+        assert "tiny.NAMES" in text or "families.NAMES" in text, name
