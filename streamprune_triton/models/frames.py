@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,15 @@ import torch
 from .base import Adapter, Features
 from .positions import Flat
 from .processor import FrameProcessor
+
+
+_locks: weakref.WeakKeyDictionary[torch.nn.Module, threading.Lock] = weakref.WeakKeyDictionary()
+
+
+def _lock(model: torch.nn.Module) -> threading.Lock:
+    """A model's own. These towers are asked for hidden states, which transformers 5.0 collects by patching the tower
+    for the time of the call: two threads in it would get each other's."""
+    return _locks.setdefault(model, threading.Lock())
 
 
 class Frames(Adapter):
@@ -37,7 +48,8 @@ class Frames(Adapter):
     @torch.no_grad()
     def many_features(self, pixels: Sequence[torch.Tensor]) -> list[Features]:
         counts = [len(each) for each in pixels]
-        answer = self.rows(torch.cat(list(pixels)).to(self.model.device))
+        with _lock(self.model):
+            answer = self.rows(torch.cat(list(pixels)).to(self.model.device))
         rows = torch.cat([each.flatten(0, -2) for each in answer])
         shape = (sum(counts), self.side, self.side)
         x = rows[: shape[0] * shape[1] * shape[2]].view(*shape, -1)
