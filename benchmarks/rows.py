@@ -79,25 +79,26 @@ def commit() -> str:
     return found + ("+changes" if found and changed else "")
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
-    """Writes the rows as CSV, all or nothing."""
+def write(path: Path, rows: Iterable[Any], kind: type[Any] = Row) -> None:
+    """Writes rows, dataclasses of one kind, as CSV, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.part")
     with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(file, [f.name for f in fields(kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: _cell(v) for k, v in asdict(row).items()} for row in rows)
     os.replace(partial, path)
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path, kind: type[Any] = Row) -> list[Any]:
     """The rows of a file. Raises ValueError where it is not of this schema."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        names = [f.name for f in fields(Row)]
+        names = [f.name for f in fields(kind)]
         if reader.fieldnames != names:
             raise ValueError(f"{path} must have the columns {', '.join(names)}, got {reader.fieldnames}")
-        return [Row(**{f.name: _value(f.type, line[f.name]) for f in fields(Row)}) for line in reader]
+        columns = fields(kind)
+        return [kind(**{f.name: _value(f.type, line[f.name]) for f in columns}) for line in reader]
 
 
 def _cell(value: Any) -> str:

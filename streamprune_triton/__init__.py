@@ -9,6 +9,7 @@ from .pruned import pruned
 from .pruner import StreamPruner, prune, prune_padded
 from .result import PaddedPruneResult, PruneResult
 from .state import StreamState
+from .streaming.feed import FrameQueue
 from .streaming.memory import Memory
 from .streaming.session import StreamingSession
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "CarrierCache",
+    "FrameQueue",
     "Memory",
     "PaddedPruneResult",
     "PruneConfig",

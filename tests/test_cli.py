@@ -16,7 +16,9 @@ import torch
 
 import streamprune_triton as sp
 from streamprune_triton.cli import doctor, main, options, progress, selfcheck, summary
+from streamprune_triton.cli.work import printable
 from streamprune_triton.streaming.stats import Stats
+from streamprune_triton.video import Video
 
 pytest.importorskip("av", reason="needs PyAV")
 pytest.importorskip("matplotlib", reason="needs matplotlib")
@@ -175,6 +177,80 @@ def test_bad_files_and_values(clip: Path, tmp_path: Path, capsys: pytest.Capture
     assert "the following arguments are required: FILE" in failing(capsys, "video")
     assert "required: COMMAND" in failing(capsys)
     assert "invalid choice: 'fly'" in failing(capsys, "fly")
+
+
+def watched(path: Path, model: str, memory: sp.Memory, *earlier: Path) -> sp.StreamingSession:
+    """A session told directly what the command line is told, two frames a second."""
+    config = sp.PruneConfig(temporal_threshold=0.8, spatial_threshold=0.8)
+    session = sp.StreamingSession(*getattr(sp.models.tiny, model)(), config, memory, fps=2.0)
+    for each in (*earlier, path):
+        for _, frame in Video(each, 2.0):
+            session.append(frame[None])
+    return session
+
+
+@pytest.mark.parametrize(
+    ("argv", "memory", "model"),
+    [
+        (["--max-tokens", "10"], sp.Memory("tokens", max_tokens=10), "qwen2_5_vl"),
+        (["--memory", "carriers", "--max-carriers", "3"], sp.Memory("carriers", max_carriers=3), "qwen2_5_vl"),
+        (["--memory=hybrid", "--max-carriers=3", "--recent-frames=2"], sp.Memory("hybrid", 3, 2), "llava_onevision"),
+        (["--memory", "hybrid", "--max-tokens", "5"], sp.Memory("hybrid", max_tokens=5), "qwen2_vl"),
+    ],
+)
+def test_memory(argv: list[str], memory: sp.Memory, model: str, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = watched(clip, model, memory)
+    named = [] if model == "qwen2_5_vl" else ["--model", f"tiny:{model}"]
+    assert main(["video", str(clip), "--fps=2", "--ask=what?", "--max-new-tokens=5", *named, *argv]) == 0
+    text = capsys.readouterr().out
+    table = dict(line.strip().split("  ", 1) for line in text.splitlines() if line.startswith("  "))
+    size, held = summary.readable_bytes(session.stats.kv_bytes), session.stats.kv_tokens
+    assert table["KV cache"].strip() == f"{size}  ({held:,} tokens)"
+    assert table["KV cache unpruned"].strip().endswith(f"  ({session.stats.tokens_in} visual tokens)")
+    assert table.get("carriers held", "0").strip() == str(session.stats.carriers)
+    assert ("carriers held" in table) == memory.carriers
+    assert f"> what?\n{printable(session.ask('what?', max_new_tokens=5))}\n" in text
+    assert "its answers mean nothing" in text
+
+
+@pytest.mark.parametrize("count", [7, 8])
+def test_a_saved_session_goes_on(count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where it was saved in the middle of a step."""
+    first = write_clip(tmp_path / "first.mp4", list(range(count)), Fraction(1, 2))
+    second = write_clip(tmp_path / "second.mp4", list(range(5)), Fraction(1, 2))
+    memory, options = sp.Memory("carriers", max_carriers=5), ["--fps=2", "--memory=carriers", "--max-carriers=5"]
+    for argv in ([first, "--save"], [second, "--resume", tmp_path / "1", "--save"]):
+        assert main(["video", *map(str, argv), str(tmp_path / str(len(argv) // 2)), *options]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"raw frames +{count + 5}\n", out)
+    assert out.count("decode, ms a step") == 1
+    session = watched(second, "qwen2_5_vl", memory, first)
+    loaded = sp.StreamingSession(*sp.models.tiny.qwen2_5_vl(), session.config, memory, fps=2.0)
+    loaded.load(tmp_path / "2")
+    assert loaded.stats.frames_in == session.stats.frames_in == count + 5
+    assert loaded.ask("what?", max_new_tokens=8) == session.ask("what?", max_new_tokens=8)
+    wrong = failing(capsys, "video", second, "--resume", tmp_path / "1")
+    assert "path must hold a session of memory = " in wrong
+
+
+def test_bad_memory_and_model(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("not a session")
+    for argv, message in [
+        (["--memory", "all"], "invalid choice: 'all'"),
+        (["--max-carriers", "3"], "--max-carriers is of --memory carriers and hybrid, got tokens"),
+        (["--recent-frames", "3", "--memory", "carriers"], "--recent-frames is of --memory hybrid, got carriers"),
+        (["--max-tokens", "3", "--memory", "carriers"], "--max-tokens is of --memory tokens and hybrid, got carriers"),
+        (["--max-tokens", "0"], "--max-tokens: must be a whole number of at least 1, got '0'"),
+        (["--max-tokens", "1"], "memory.max_tokens must be at least 4, the tokens of one step, got 1"),
+        (["--memory", "hybrid", "--config", "carrier=none"], 'config.carrier must be "all" or "kept"'),
+        (["--model", "tiny:gpt"], "--model: no tiny model 'gpt'; there are tiny:internvl, "),
+        (["--model", "tiny:NAMES"], "--model: no tiny model 'NAMES'; there are "),
+        (["--save", tmp_path], "cannot be written: give a file in a folder that is there"),
+        (["--save", tmp_path / "none" / "file"], "cannot be written: give a file in a folder that is there"),
+        (["--resume", tmp_path / "none"], "No such file or directory"),
+        (["--resume", tmp_path / "text"], "path must be a session's file"),
+    ]:
+        assert message in failing(capsys, "video", clip, *argv)
 
 
 def test_missing_model(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

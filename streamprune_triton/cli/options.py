@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..config import PruneConfig
+    from ..streaming.memory import Memory
+
+# Fields of Memory that are options, the modes in which they mean something, and what they are
+BOUNDS = {
+    "max_carriers": (("carriers", "hybrid"), "at most so many frames stay as carriers"),
+    "recent_frames": (("hybrid",), "so many newest frames keep their tokens"),
+    "max_tokens": (("tokens", "hybrid"), "at most so many visual tokens stay"),
+}
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +28,35 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="KEY=VALUE,...", help="fields of PruneConfig, or a JSON file with them")
     parser.add_argument("--device", help="where the model runs: cpu, cuda, cuda:1 (default: a GPU where there is one)")
     parser.add_argument("--max-new-tokens", type=count, default=64, help="of an answer (64)")
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """The options that `memory` reads."""
+    from ..streaming.memory import MODES, Memory
+
+    parser.add_argument("--memory", choices=MODES, default=Memory.mode, help=f"what stays of a frame ({Memory.mode})")
+    for name, (modes, text) in BOUNDS.items():
+        default = getattr(Memory, name)
+        text += f", of {' and '.join(modes)} ({'no bound' if default is None else default})"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=count, metavar="N", help=text)
+
+
+def memory(args: argparse.Namespace) -> Memory:
+    """The memory of the command line. Raises ValueError for an option that another mode has."""
+    from ..streaming.memory import Memory
+
+    given = {name: getattr(args, name) for name in BOUNDS if getattr(args, name) is not None}
+    for name in given:
+        modes, _ = BOUNDS[name]
+        if args.memory not in modes:
+            raise ValueError(f"--{name.replace('_', '-')} is of --memory {' and '.join(modes)}, got {args.memory}")
+    return Memory(args.memory, **given)
+
+
+def check_folder(option: str, path: str | None) -> None:
+    """Raises ValueError where there is no folder to write the file into."""
+    if path is not None and (Path(path).is_dir() or not os.access(Path(path).parent, os.W_OK)):
+        raise ValueError(f"{option}: {path} cannot be written: give a file in a folder that is there")
 
 
 def number(text: str) -> float:

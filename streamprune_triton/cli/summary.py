@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..streaming.memory import Memory
     from ..streaming.stats import Stats
 
 STAGES = ("preprocess", "vision", "prune", "prefill")
 
 
-def rows(stats: Stats, frames: int, decoding: float) -> list[tuple[str, str]]:
-    """(name, value) of `stats` after `frames` raw frames of a video, which took `decoding` seconds to decode."""
+def rows(stats: Stats, frames: int, decoding: float | None, memory: Memory) -> list[tuple[str, str]]:
+    """(name, value) of `stats` after `frames` raw frames, which took so many seconds to decode where that is known."""
     tokens, kept, by_time, by_space = (
         stats.tokens_in,
         stats.tokens_kept,
@@ -29,17 +30,22 @@ def rows(stats: Stats, frames: int, decoding: float) -> list[tuple[str, str]]:
     ]
     if stats.nonfinite:
         table.append(("dropped, not finite", f"{stats.nonfinite:,}"))
-    table.append(("decode, ms a step", f"{1e3 * decoding / max(stats.steps, 1):.2f}"))
+    if decoding is not None:
+        table.append(("decode, ms a step", f"{1e3 * decoding / max(stats.steps, 1):.2f}"))
     for stage in STAGES:
         if stage in stats.seconds:
             table.append((f"{stage}, ms a step", f"{1e3 * stats.seconds[stage] / max(stats.steps, 1):.2f}"))
     if stats.seconds.get("answer"):
         table.append(("answers, s", f"{stats.seconds['answer']:.2f}"))
+    if memory.carriers:
+        table.append(("carriers held", f"{stats.carriers:,}"))
     table.append(("KV cache", f"{readable_bytes(stats.kv_bytes)}  ({stats.kv_tokens:,} tokens)"))
     if stats.kv_tokens:
-        unpruned = stats.kv_tokens + tokens - kept
+        everything = memory.mode == "tokens" and memory.max_tokens is None
+        unpruned = tokens + (stats.kv_tokens - kept if everything else 0)
         size = stats.kv_bytes * unpruned / stats.kv_tokens
-        table.append(("KV cache unpruned", f"{readable_bytes(size)}  ({unpruned:,} tokens)"))
+        what = "tokens" if everything else "visual tokens"
+        table.append(("KV cache unpruned", f"{readable_bytes(size)}  ({unpruned:,} {what})"))
     return table
 
 

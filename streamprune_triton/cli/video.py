@@ -14,8 +14,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Streams a video through a vision-language model, dropping redundant visual tokens as they come.",
     )
     parser.add_argument("file", metavar="FILE", help="a video in any container that FFmpeg reads")
-    parser.add_argument("--model", help="a Qwen2.5-VL checkpoint, path or hub name (default: tiny, random weights)")
+    parser.add_argument(
+        "--model", help="a checkpoint, path or hub name, or tiny:FAMILY with random weights (default: tiny:qwen2_5_vl)"
+    )
     parser.add_argument("--report", metavar="DIR", help="write report.html and pictures there")
+    parser.add_argument("--save", metavar="FILE", help="write the session there, to resume another time")
+    parser.add_argument("--resume", metavar="FILE", help="go on from a session saved with the same options")
+    options.add_memory(parser)
     options.add_common(parser)
     parser.set_defaults(run=run)
 
@@ -25,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     from ..video import Video
     from . import work
 
-    config = work.configured(args.config, args.model)
+    config, memory = work.configured(args.config, args.model), options.memory(args)
+    work.check_model(args.model)
+    options.check_folder("--save", args.save)
     fps = 1.0 if args.fps is None else args.fps
     with Video(args.file, fps) as source:
         job = work.Job(
@@ -38,5 +45,8 @@ def run(args: argparse.Namespace) -> int:
             args.ask or [],
             args.max_new_tokens,
             args.report,
+            memory,
+            args.save,
+            args.resume,
         )
         return work.run(job)

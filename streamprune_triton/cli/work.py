@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..streaming.memory import Memory
 from . import options, summary
 from .progress import Progress
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..synthetic import SyntheticClip
     from ..video import Video
 
+TINY = "tiny:qwen2_5_vl"  # where no model is named
 # Features of the tiny model lie closer together than a trained one's: these thresholds part still from moving.
 TINY_TEMPORAL, TINY_SPATIAL = 0.8, 0.8
 TINY_NOTE = (
@@ -38,15 +40,35 @@ class Job:
     questions: list[str]
     max_new_tokens: int
     report: str | None
+    memory: Memory = field(default_factory=Memory)
+    save: str | None = None
+    resume: str | None = None
 
 
 def configured(text: str | None, model: str | None) -> PruneConfig:
     """The configuration of --config, over defaults that fit the model."""
     from ..config import PruneConfig
 
-    if model is not None:
+    if tiny_name(model) is None:
         return options.prune_config(text, PruneConfig())
     return options.prune_config(text, PruneConfig(temporal_threshold=TINY_TEMPORAL, spatial_threshold=TINY_SPATIAL))
+
+
+def tiny_name(model: str | None) -> str | None:
+    """The family of a tiny model; None for a checkpoint."""
+    name = TINY if model is None else model
+    return name.removeprefix("tiny:") if name.startswith("tiny:") else None
+
+
+def check_model(model: str | None) -> None:
+    """Raises ValueError for a tiny model that there is not."""
+    from ..models import tiny
+
+    name = tiny_name(model)
+    if name is not None and name not in tiny.NAMES:
+        raise ValueError(
+            f"--model: no tiny model {name!r}; there are {', '.join(f'tiny:{each}' for each in tiny.NAMES)}"
+        )
 
 
 def run(job: Job) -> int:
@@ -59,11 +81,13 @@ def run(job: Job) -> int:
         make_directory(job.report)
     session = open_session(job)
     collector = Collector(job.config)
+    earlier = session.stats.frames_in
     frames, decoding = watch(job, session, collector)
     answers = [(q, printable(session.ask(q, max_new_tokens=job.max_new_tokens))) for q in job.questions]
 
-    table = summary.rows(session.stats, frames, decoding)
-    notes = [] if job.model else [TINY_NOTE.format(job.config.temporal_threshold, job.config.spatial_threshold)]
+    table = summary.rows(session.stats, earlier + frames, None if earlier else decoding, job.memory)
+    thresholds = job.config.temporal_threshold, job.config.spatial_threshold
+    notes = [] if tiny_name(job.model) is None else [TINY_NOTE.format(*thresholds)]
     print(f"{job.title}\n{summary.text(table)}")
     for question, answer in answers:
         print(f"\n> {question}\n{answer}")
@@ -76,21 +100,23 @@ def run(job: Job) -> int:
 
 
 def open_session(job: Job) -> StreamingSession:
-    """A streaming session on the model of the job; the tiny built-in one where it names none."""
+    """A streaming session on the model of the job, where it was saved if the job resumes."""
+    from .. import models
     from ..streaming.session import StreamingSession
 
     model: Any
-    if job.model is None:
-        from ..models import tiny
-
-        model, processor = tiny.qwen2_5_vl()
-        model = model.to(job.device)
-    else:
-        from .. import models
-
+    name = tiny_name(job.model)
+    if name is None:
+        assert job.model is not None
         print(f"loading {job.model}", file=sys.stderr)
         model, processor = models.load(job.model, device=job.device)
-    return StreamingSession(model, processor, job.config, fps=job.fps)
+    else:
+        model, processor = getattr(models.tiny, name)()
+        model = model.to(job.device)
+    session = StreamingSession(model, processor, job.config, job.memory, fps=job.fps)
+    if job.resume is not None:
+        session.load(job.resume)
+    return session
 
 
 def printable(answer: str) -> str:
@@ -101,7 +127,7 @@ def printable(answer: str) -> str:
 def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[int, float]:
     """Appends every frame and returns how many there were, and the seconds spent on decoding them.
 
-    The last one is repeated where the model's step lacks a frame, as its processor would.
+    The last one is repeated where the model's step lacks a frame, as its processor would; what is saved is without.
     """
     frames, seconds, frame, result = 0, 0.0, None, None
     decoding, since = 0.0, time.perf_counter()
@@ -115,6 +141,8 @@ def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[in
             stats = session.stats
             progress.update(seconds, frames, stats.tokens_kept / max(stats.tokens_in, 1))
             since = time.perf_counter()
+        if job.save is not None:
+            session.save(job.save)
         if frame is not None and result is None:
             result = session.append(frame[None])
             if result is not None:

@@ -38,7 +38,7 @@ class Answer:
     ) -> None:
         self._reader, self._decoding, self._seconds = reader, decoding, seconds
         self._question, self._config = question, config
-        self._given = past
+        self._given = replace(past, cache=past.cache.fork())
         self._ids: list[int] = []
 
     def pieces(self) -> Iterator[str]:
@@ -82,7 +82,7 @@ class Answer:
 
     def _begin(self) -> torch.Tensor:
         """(V,) logits behind the question."""
-        self._past = self._flushed(replace(self._given, cache=self._given.cache.fork()))
+        self._past = self._flushed(self._given)
         self._cache = self._past.cache
         self._at = self._reader.end(self._past)
         self._asked = self._reader.question(self._past, self._question)

@@ -24,13 +24,15 @@ def compacted(past: Past, layout: Layout, rotary: Rotary) -> Past:
     steps whose visual tokens are gone take none for them. The order of positions stays. Keys are rotated by the
     difference, in place; attention depends on differences of positions alone, so what stays together sees no change.
     """
-    position, cursor, end = relaid(past, layout)
+    found = relaid(past, layout)
+    position = found.position
     shift = position - past.rows.position
     moved = np.flatnonzero(shift.any(0))
     if len(moved):
         cos, sin = rotary.tables(torch.from_numpy(shift[:, moved]))
         past.cache.rotate(cos, sin, moved)
-    return replace(past, rows=past.rows.placed(position), cursor=cursor, position=end)
+    rows = past.rows.placed(position)
+    return replace(past, rows=rows, cursor=found.cursor, position=found.end, top=found.top)
 
 
 class Relaid(NamedTuple):

@@ -102,10 +102,12 @@ class FrameQueue:
 
     def stream(self, question: str, **generate_kwargs: Any) -> Iterator[str]:
         """As `ask`, in pieces as they come; between two pieces frames are read. A turn to remember is for `ask`."""
+        if generate_kwargs.pop("remember", False):
+            raise ValueError("remember must be False here, where frames are read meanwhile: use ask")
         with self._turn() as session:
             seen = session.fork()
             seen.stats = session.stats
-            pieces = seen.stream(question, **{**generate_kwargs, "remember": False})
+            pieces = seen.stream(question, **generate_kwargs)
         return self._serialised(pieces)
 
     def flush(self) -> None:
@@ -122,7 +124,7 @@ class FrameQueue:
 
     def _make_room(self) -> None:
         if self._when_full == "block":
-            self._changed.wait_for(lambda: len(self._waiting) < self._size or self._closed or self._error is not None)
+            self._changed.wait_for(lambda: len(self._waiting) < self._size or self._closed)
             self._check()
         elif len(self._waiting) == self._size:
             steps = range(-self._phase % self._step, self._size - self._step + 1, self._step)

@@ -85,12 +85,42 @@ def _advance(
         for reader, past, each in zip(readers, opened, pruned, strict=True):
             if past.grid is None:
                 reader.reserve(past, each.fate[0].size)
-        plans = [
-            plan(past, each, adapter, reader.layout(each.fate.shape[1:]), reader.fps, config, missing)
-            for reader, past, each in zip(readers, opened, pruned, strict=True)
-        ]
-        read = readers[0].read_many(opened, plans)
+        read = _read(readers, opened, pruned, config, missing)
     return [(replace(past, pruner=pruner), each) for past, pruner, each in zip(read, pruners, pruned, strict=True)]
+
+
+def _read(
+    readers: list[Reader], pasts: list[Past], pruned: list[Pruned], config: PruneConfig, missing: int
+) -> list[Past]:
+    """The steps of all streams in one forward, or, where positions are to be closed up on the way, in parts."""
+    triples = list(zip(readers, pasts, pruned, strict=True))
+    if any(reader.before_compaction(past, *_shape(each)) < len(each.fate) for reader, past, each in triples):
+        return [_in_parts(*triple, config, missing) for triple in triples]
+    plans = [
+        plan(past, each, reader.adapter, reader.layout(_shape(each)[0]), reader.fps, config, missing)
+        for reader, past, each in triples
+    ]
+    return readers[0].read_many(pasts, plans)
+
+
+def _in_parts(reader: Reader, past: Past, pruned: Pruned, config: PruneConfig, missing: int) -> Past:
+    """In a fork of the cache, as keys are rotated on the way, which a failure could not undo."""
+    past = replace(past, cache=past.cache.fork())
+    grid, steps = _shape(pruned)
+    first, layout = 0, reader.layout(grid)
+    while first < steps:
+        last = first + reader.before_compaction(past, grid, steps - first)
+        past = reader.read_steps(
+            past, plan(past, pruned, reader.adapter, layout, reader.fps, config, missing, first, last)
+        )
+        first = last
+    return past
+
+
+def _shape(pruned: Pruned) -> tuple[tuple[int, int], int]:
+    """((H, W), T)"""
+    steps, h, w = pruned.fate.shape
+    return (h, w), steps
 
 
 def _pruned(features: list[Features], states: list, config: PruneConfig) -> list[PruneResult]:

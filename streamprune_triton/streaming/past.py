@@ -36,6 +36,7 @@ class Past:
         blocks: by number, oldest first.
         cursor: where the video's next step stands; None while no video is open.
         position: of the next token of text, while no video is open.
+        top: the first position behind all that was read, dropped tokens included.
         keeping: who leaves when.
         pruner: with the stream's state.
         number: of the next block.
@@ -54,6 +55,7 @@ class Past:
     blocks: dict[int, Block] = field(default_factory=dict)
     cursor: Cursor | None = None
     position: int = 0
+    top: int = 0
     number: int = 0
     steps: int = 0
     turns: tuple[dict[str, Any], ...] = ()

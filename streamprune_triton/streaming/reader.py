@@ -112,8 +112,9 @@ class Reader:
         deaths = keeping.remember(number, count) if past.turns else []
         rows = past.rows.then([Rows.text(number, first, count, self._axes)]).dying(deaths, self.memory.carriers)
         blocks = {**past.blocks, number: Block(count, 0, False)}
-        later = replace(past, rows=rows, keeping=keeping, blocks=blocks, number=number + 1, position=first + count)
-        return self._evicted(replace(later, cursor=None), 2 * number + 2)
+        later = replace(past, rows=rows, keeping=keeping, blocks=blocks, number=number + 1, cursor=None)
+        later = replace(later, position=first + count, top=max(past.top, first + count))
+        return self._evicted(later, 2 * number + 2)
 
     def end(self, past: Past) -> int:
         """The position of the next token of text."""
@@ -128,7 +129,10 @@ class Reader:
             content.insert(0, {"type": "video"})
         turns = (*past.turns, {"role": "user", "content": content}, {"role": "assistant", "content": answer})
         count = cache.get_seq_length() - len(past.rows)
-        return replace(self.noted(replace(past, cache=cache, turns=turns), count), tail=(*past.tail, *ids))
+        later = self.noted(replace(past, cache=cache, turns=turns), count)
+        # Only the newest turns are asked for again, and only a bounded number can still be in the cache.
+        turns, most = turns[-2 * max(1, len(later.keeping.dialogue)) :], max(1, self.memory.max_dialogue)
+        return self.compact(replace(later, turns=turns, tail=(*past.tail, *ids)[-most:]))
 
     def _pieces(self, turns: Turns, question: str, answer: bool = False) -> list[torch.Tensor]:
         content = [{"type": "video"}, {"type": "text", "text": question}]
@@ -235,12 +239,30 @@ class Reader:
         """With positions closed up where they come near the model's limit, if the memory has it so."""
         if self.memory.positions != "compact" or past.grid is None:
             return past
-        limit = self.adapter.model.config.get_text_config().max_position_embeddings
-        most = limit - limit // 8  # the rest is for a question, its answer, and the next step
-        if max(self.end(past), past.rows.top) <= most:
+        if past.top <= self._most:
             return past
         layout = self.layout(past.grid)
-        return compacted(self._fitting(past, layout, most), layout, self._rotary)
+        return compacted(self._fitting(past, layout, self._most), layout, self._rotary)
+
+    def before_compaction(self, past: Past, grid: tuple[int, int], steps: int) -> int:
+        """How many of the next steps can be read before positions are to be closed up, that step included."""
+        if self.memory.positions != "compact":
+            return steps
+        layout, cursor = self.layout(grid), past.cursor
+        assert cursor is not None
+        for n in range(steps):
+            before, behind = (len(text) for text in self.adapter.around(past.steps + n, self.fps))
+            place = layout.place(cursor, before, behind)
+            cursor = place.next
+            if max(int(place.positions.max()) + 1, layout.end(cursor)) > self._most:
+                return n + 1
+        return steps
+
+    @property
+    def _most(self) -> int:
+        """The first position of the room that is left for a question, its answer and the next step."""
+        limit = self.adapter.model.config.get_text_config().max_position_embeddings
+        return limit - limit // 8
 
     def _fitting(self, past: Past, layout: Layout, most: int) -> Past:
         """Without the oldest, where even closed up it would reach beyond position `most`."""

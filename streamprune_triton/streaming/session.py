@@ -162,10 +162,10 @@ class StreamingSession:
         if past.waiting is None:
             raise ValueError("question needs something to look at: append frames first")
         self._reader.question(past, question)  # raises now, not with the first piece
-        return self._answered(past, question, decoding, remember)
-
-    def _answered(self, past: Past, question: str, decoding: Decoding, remember: bool) -> Iterator[str]:
         answer = Answer(self._reader, past, question, decoding, self.config, self.stats.seconds)
+        return self._answered(answer, past, remember)
+
+    def _answered(self, answer: Answer, past: Past, remember: bool) -> Iterator[str]:
         yield from answer.pieces()
         if remember:
             if self._past is not past:

@@ -57,18 +57,29 @@ class Plan(NamedTuple):
 
 
 def plan(
-    past: Past, pruned: Pruned, adapter: Adapter, layout: Layout, fps: float, config: PruneConfig, missing: int = 0
+    past: Past,
+    pruned: Pruned,
+    adapter: Adapter,
+    layout: Layout,
+    fps: float,
+    config: PruneConfig,
+    missing: int = 0,
+    first: int = 0,
+    last: int | None = None,
 ) -> Plan:
-    """Rows, positions and deaths of the steps; nothing is read. The last step repeats a frame for `missing` ones."""
-    keeping, cursor, blocks = past.keeping.copy(), past.cursor, dict(past.blocks)
+    """Rows, positions and deaths of the steps `first` to `last`; nothing is read.
+
+    The very last of the steps repeats a frame for `missing` ones.
+    """
+    keeping, cursor, blocks, top = past.keeping.copy(), past.cursor, dict(past.blocks), past.top
     assert cursor is not None
     carriers = keeping.memory.carriers
-    sources = _Sources(pruned, adapter, config, carriers)
+    sources = _Sources(pruned, adapter, config, carriers, int((pruned.fate[:first] == KEPT).sum()))
     readings, deaths = [], []
-    for n in range(len(pruned.fate)):
-        number = past.number + n
-        last = n == len(pruned.fate) - 1
-        before, behind = adapter.around(past.steps + n, fps, missing if last else 0)
+    end = len(pruned.fate)
+    for n in range(first, end if last is None else last):
+        number = past.number + n - first
+        before, behind = adapter.around(past.steps + n - first, fps, missing if n == end - 1 else 0)
         kept = np.flatnonzero(pruned.fate[n].ravel() == KEPT)
         place = layout.place(cursor, len(before), len(behind))
         rows = _rows(number, kept, pruned.fate[n].size, len(before), len(behind), carriers, place.positions.numpy())
@@ -77,7 +88,8 @@ def plan(
         own = len(kept) + (0 if carriers else len(before) + len(behind))
         deaths.append(keeping.admit(number, own, embedding))
         blocks[number], cursor = Block(len(before), len(behind), True), place.next
-    steps = len(pruned.fate)
+        top = max(top, int(place.positions.max()) + 1, layout.end(cursor))
+    steps = len(readings)
     return Plan(
         readings,
         deaths,
@@ -85,6 +97,7 @@ def plan(
             past,
             keeping=keeping,
             cursor=cursor,
+            top=top,
             blocks=blocks,
             number=past.number + steps,
             steps=past.steps + steps,
@@ -107,13 +120,13 @@ def _rows(
 class _Sources:
     """Hands out the embeddings of one step after the other."""
 
-    def __init__(self, pruned: Pruned, adapter: Adapter, config: PruneConfig, carriers: bool) -> None:
+    def __init__(self, pruned: Pruned, adapter: Adapter, config: PruneConfig, carriers: bool, used: int) -> None:
         self._adapter = adapter
         self._tokens = pruned.result.tokens
         self._carriers = pruned.result.carriers if carriers else None
         self._levels = [level.flatten(0, 2)[pruned.result.indices] for level in pruned.levels]
         self._means = [pooled(level, pruned.result, config) for level in pruned.levels] if carriers else []
-        self._used = 0
+        self._used = used
 
     def reading(self, number: int, n: int, before: torch.Tensor, behind: torch.Tensor, rows: Rows) -> Reading:
         kept = int((rows.kind == TOKEN).sum())

@@ -130,3 +130,13 @@ def test_a_compact_session_answers_as_long_as_nothing_is_closed(family, heard: H
     compact = fed(family, frames, 2, SOME, Memory("carriers", positions="compact"))
     assert same_past(compact, fed(family, frames, 2, SOME, Memory("carriers")))
     assert compact.ask(WHAT, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: memory.mode)
+def test_chunks_do_not_matter(limited, memory: Memory):
+    """Positions are closed up behind the same step, and none passes the limit, however many frames come at once."""
+    frames = unmodified.film(120, (56, 56))
+    sessions = [fed(limited, frames, chunk, SOME, memory) for chunk in (2, 14, 120)]
+    for session in sessions:
+        assert session._past.top <= 130 - 130 // 8
+        assert same_past(session, sessions[0], 1e-3)

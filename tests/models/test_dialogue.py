@@ -138,6 +138,8 @@ def test_the_oldest_turns_leave_first(family):
         session.ask(f"Question number {n}?", remember=True, **SHORT)
         sizes.append(session.stats.kv_tokens)
         assert session.stats.kv_tokens <= before + 150
+        assert len(session._past.turns) <= 8
+        assert len(session._past.tail) <= 150
     assert sizes[0] < sizes[1]
     assert sizes[-1] < 8 * (sizes[0] - before) + before
     assert session.stats.kv_tokens == len(session._past.rows) == session._past.cache.get_seq_length()

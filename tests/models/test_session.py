@@ -328,9 +328,11 @@ def test_frames_may_come_while_an_answer_is_read(tiny):
     session, _ = fed(tiny, frames[:5], 5)
     answer = session.ask(WHAT, **GREEDY)
     pieces = session.stream(WHAT, **GREEDY)
+    late = session.stream(WHAT, **GREEDY)
     text = next(pieces)
     session.append(frames[5:])
     assert text + "".join(pieces) == answer
+    assert "".join(late) == answer
     assert same_past(session, fed(tiny, frames, 8)[0])
 
 
