@@ -214,14 +214,17 @@ def faults(rows: list[Row], opening: int) -> list[str]:
 def run(frames: int, seed: int = 0, progress: bool = False) -> tuple[list[Row], list[str]]:
     """(rows, faults) of a run; where wanted, a line of progress on stderr."""
     rows: list[Row] = []
+    live = sys.stderr.isatty()
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), seed)
         for row in soak.rows(frames):
             rows.append(row)
-            if progress:
+            if progress and live:
                 print(f"\r{line(row)}", end="", file=sys.stderr, flush=True)
+            elif progress and len(rows) % 100 == 0:
+                print(line(row), file=sys.stderr)
     if progress:
-        print(file=sys.stderr)
+        print("" if live else line(rows[-1]), file=sys.stderr)
     return rows, faults(rows, soak.opening)
 
 

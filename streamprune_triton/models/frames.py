@@ -14,7 +14,6 @@ from .base import Adapter, Features
 from .positions import Flat
 from .processor import FrameProcessor
 
-
 _locks: weakref.WeakKeyDictionary[torch.nn.Module, threading.Lock] = weakref.WeakKeyDictionary()
 
 
