@@ -78,7 +78,7 @@ def test_the_custom_loop_answers_as_a_session(family: str, seed: int, capsys: py
         expected = session.ask(question, max_new_tokens=12, do_sample=False)
         assert loop.answer(model, processor, frames, question, CONFIG, most=12) == expected
         rows = int(re.search(r"(\d+) rows", capsys.readouterr().out)[1])
-        asked = len(session._reader.question(session._past, question))
+        asked = len(session._reader.talk.question((), question, True))
         said = len(processor.tokenizer(expected, add_special_tokens=False)["input_ids"])
         assert rows - session.stats.kv_tokens - asked in (said, said - 1)  # what ends an answer is never read
 

@@ -85,7 +85,8 @@ class Answer:
         self._past = self._flushed(self._given)
         self._cache = self._past.cache
         self._at = self._reader.end(self._past)
-        self._asked = self._reader.question(self._past, self._question)
+        video = self._past.cursor is not None
+        self._asked = self._reader.talk.question(self._past.turns, self._question, video)
         self._read = 0
         return self._next(self._asked)
 
@@ -107,4 +108,4 @@ class Answer:
         """(L,) what a repetition penalty looks at: the dialogue's tokens, and one for the video."""
         video = torch.tensor([self._reader.adapter.visual_token_id])
         tail = torch.tensor(self._past.tail, dtype=torch.int64)
-        return torch.cat([self._reader.opening, video, tail, self._asked]).to(device)
+        return torch.cat([self._reader.talk.opening, video, tail, self._asked]).to(device)

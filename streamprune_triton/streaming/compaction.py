@@ -9,12 +9,64 @@ import numpy as np
 import torch
 
 from ..models.positions import Cursor
-from .past import Past
+from .past import Past, evicted
 from .rows import TOKEN, Rows
 
 if TYPE_CHECKING:
     from ..cache import Rotary
+    from ..models.base import Adapter
     from ..models.positions import Layout
+    from .memory import Memory
+
+
+class Closing:
+    """When gaps are closed, and how much may stand after that: 7/8 of the model's positions.
+
+    The rest is for a question, its answer and the next step.
+
+    Args:
+        adapter: of the model.
+        memory: what stays.
+        fps: raw frames a second.
+
+    Raises:
+        ValueError: for a model whose keys cannot be turned to other positions.
+    """
+
+    def __init__(self, adapter: Adapter, memory: Memory, fps: float) -> None:
+        from ..cache import Rotary
+
+        limit = adapter.model.config.get_text_config().max_position_embeddings
+        self._adapter, self._memory, self._fps = adapter, memory, fps
+        self.most = limit - limit // 8
+        self.rotary = Rotary.of(adapter.language_model)
+
+    def closed(self, past: Past, layout: Layout) -> Past:
+        """The past with gaps closed where it has come too far."""
+        return past if past.top <= self.most else compacted(self._fitting(past, layout), layout, self.rotary)
+
+    def steps(self, past: Past, layout: Layout, count: int) -> int:
+        """How many of the next `count` steps can be read before gaps are to be closed, that step included."""
+        cursor = past.cursor
+        assert cursor is not None
+        for n in range(count):
+            before, behind = (len(text) for text in self._adapter.around(past.steps + n, self._fps))
+            place = layout.place(cursor, before, behind)
+            cursor = place.next
+            if max(int(place.positions.max()) + 1, layout.end(cursor)) > self.most:
+                return n + 1
+        return count
+
+    def _fitting(self, past: Past, layout: Layout) -> Past:
+        """Without the oldest, where even closed up it would stand too far."""
+        while relaid(past, layout).top > self.most:
+            keeping = past.keeping.copy()
+            deaths = keeping.forget_oldest(2 * past.number)
+            if not deaths:
+                break
+            rows = past.rows.dying(deaths, self._memory.carriers)
+            past = evicted(replace(past, keeping=keeping, rows=rows), 2 * past.number)
+        return past
 
 
 def compacted(past: Past, layout: Layout, rotary: Rotary) -> Past:

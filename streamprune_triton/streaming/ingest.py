@@ -94,10 +94,10 @@ def _read(
 ) -> list[Past]:
     """The steps of all streams in one forward, or, where positions are to be closed up on the way, in parts."""
     triples = list(zip(readers, pasts, pruned, strict=True))
-    if any(reader.before_compaction(past, *_shape(each)) < len(each.fate) for reader, past, each in triples):
+    if any(_next(reader, past, each, 0) < len(each.fate) for reader, past, each in triples):
         return [_in_parts(*triple, config, missing) for triple in triples]
     plans = [
-        plan(past, each, reader.adapter, reader.layout(_shape(each)[0]), reader.fps, config, missing)
+        plan(past, each, reader.adapter, reader.layout(_grid(each)), reader.fps, config, missing)
         for reader, past, each in triples
     ]
     return readers[0].read_many(pasts, plans)
@@ -106,10 +106,9 @@ def _read(
 def _in_parts(reader: Reader, past: Past, pruned: Pruned, config: PruneConfig, missing: int) -> Past:
     """In a fork of the cache, as keys are rotated on the way, which a failure could not undo."""
     past = replace(past, cache=past.cache.fork())
-    grid, steps = _shape(pruned)
-    first, layout = 0, reader.layout(grid)
-    while first < steps:
-        last = first + reader.before_compaction(past, grid, steps - first)
+    first, layout = 0, reader.layout(_grid(pruned))
+    while first < len(pruned.fate):
+        last = _next(reader, past, pruned, first)
         past = reader.read_steps(
             past, plan(past, pruned, reader.adapter, layout, reader.fps, config, missing, first, last)
         )
@@ -117,10 +116,16 @@ def _in_parts(reader: Reader, past: Past, pruned: Pruned, config: PruneConfig, m
     return past
 
 
-def _shape(pruned: Pruned) -> tuple[tuple[int, int], int]:
-    """((H, W), T)"""
-    steps, h, w = pruned.fate.shape
-    return (h, w), steps
+def _next(reader: Reader, past: Past, pruned: Pruned, first: int) -> int:
+    """Behind which step positions are to be closed up, if not behind the last."""
+    left = len(pruned.fate) - first
+    if reader.closing is None:
+        return first + left
+    return first + reader.closing.steps(past, reader.layout(_grid(pruned)), left)
+
+
+def _grid(pruned: Pruned) -> tuple[int, int]:
+    return pruned.fate.shape[1], pruned.fate.shape[2]
 
 
 def _pruned(features: list[Features], states: list, config: PruneConfig) -> list[PruneResult]:

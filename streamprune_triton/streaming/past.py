@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,14 @@ class Past:
     tail: tuple[int, ...] = ()
     grid: tuple[int, int] | None = None
     waiting: np.ndarray | None = None
+
+
+def evicted(past: Past, time: int) -> Past:
+    """Without the rows that nothing sees from this time on. The cache is written in place."""
+    dead = past.rows.dead(time)
+    if not len(dead):
+        return past
+    return replace(past, rows=past.rows.take(past.cache.drop(dead)))
 
 
 class Reading(NamedTuple):

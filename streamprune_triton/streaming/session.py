@@ -161,7 +161,8 @@ class StreamingSession:
         past = self._past
         if past.waiting is None:
             raise ValueError("question needs something to look at: append frames first")
-        self._reader.question(past, question)  # raises now, not with the first piece
+        # Raises now, not with the first piece.
+        self._reader.talk.question(past.turns, question, past.cursor is not None)
         answer = Answer(self._reader, past, question, decoding, self.config, self.stats.seconds)
         return self._answered(answer, past, remember)
 

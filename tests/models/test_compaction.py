@@ -54,7 +54,7 @@ def shifted(past: Past, by: int, rotary: Rotary) -> Past:
 def test_a_shift_of_all_positions_changes_no_answer(family, heard: Heard, by: int):
     session = fed(family, unmodified.film(10), 2, SOME, Memory("hybrid", recent_frames=2))
     expected = answer(session, heard)
-    session._past = shifted(session._past, by, session._reader._rotary)
+    session._past = shifted(session._past, by, Rotary.of(session._reader.adapter.language_model))
     torch.testing.assert_close(answer(session, heard), expected, atol=1e-3, rtol=0)
     first = int(heard.positions[0].min())
     assert first == session._reader.end(session._past)
@@ -85,7 +85,7 @@ def test_the_order_of_positions_stays(family, memory: Memory):
     """Along the axis of time, and nothing moves within a step that is still whole."""
     session = fed(family, unmodified.film(24), 2, SOME, replace(memory, positions="absolute"))
     past = session._past
-    layout, rotary = session._reader.layout(past.grid), session._reader._rotary
+    layout, rotary = session._reader.layout(past.grid), Rotary.of(session._reader.adapter.language_model)
     before = past.rows
     after = compacted(past, layout, rotary).rows
     seq = order(session)
@@ -101,7 +101,7 @@ def test_the_order_of_positions_stays(family, memory: Memory):
 
 def test_closing_no_gap_changes_nothing(family):
     past = (session := fed(family, unmodified.film(8), 2, NOTHING)).fork()._past
-    closed = compacted(past, session._reader.layout(past.grid), session._reader._rotary)
+    closed = compacted(past, session._reader.layout(past.grid), Rotary.of(session._reader.adapter.language_model))
     assert (closed.cursor, closed.position) == (past.cursor, session._reader.end(past))
     assert np.array_equal(closed.rows.position, past.rows.position)
 
@@ -115,7 +115,7 @@ def test_keys_are_those_of_a_model_that_read_them_there(family, heard: Heard, me
     for frame in unmodified.film(24):
         session.append(frame[None])
     reader, seq = session._reader, order(session)
-    past = compacted(session._past, reader.layout(session._past.grid), reader._rotary)
+    past = compacted(session._past, reader.layout(session._past.grid), Rotary.of(reader.adapter.language_model))
     rows = past.rows.take(seq)
     assert len(np.unique(rows.block)) == 6 < len(heard.embeds)
     embeds = torch.stack([heard.embeds[block][slot] for block, slot in zip(rows.block, rows.slot, strict=True)])

@@ -177,6 +177,31 @@ def test_a_failed_answer_is_not_remembered(family, monkeypatch: pytest.MonkeyPat
     assert counts_of(session) == counts_of(untouched)
 
 
+def test_a_failed_append_after_a_turn(family, monkeypatch: pytest.MonkeyPatch):
+    """The text in front of its frames has been read by then."""
+    sessions = [fed(family, unmodified.film(4), 4, SOME, Memory("carriers", max_carriers=2)) for _ in range(2)]
+    for session in sessions:
+        session.ask(WHAT, remember=True, **SHORT)
+    adapter, calls = type(sessions[0]._reader.adapter), []
+    forward = adapter.forward
+
+    def fails(self: Any, *args: Any) -> Any:
+        calls.append(forward(self, *args))
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return calls[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adapter, "forward", fails)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            sessions[0].append(unmodified.film(4, seed=1))
+    assert sessions[0]._past.cache.get_seq_length() == len(sessions[0]._past.rows)
+    assert same_past(*sessions)
+    for session in sessions:
+        session.append(unmodified.film(4, seed=1))
+    assert same_past(*sessions)
+
+
 def test_a_template_that_rewrites_the_past_changes_no_question(family, heard: Heard, monkeypatch):
     """As those that take an earlier turn's reasoning away: what was read stays as it was read."""
     session = fed(family, unmodified.film(4), 4)

@@ -15,6 +15,7 @@ from streams import GREEDY, KINDS, SOME, WHAT, Heard, answer, counts_of, fed, sa
 from streamprune_triton import Memory, PruneConfig, StreamingSession
 from streamprune_triton.models import tiny
 from streamprune_triton.models.base import Adapter
+from streamprune_triton.streaming import reader
 
 MEMORIES = [
     Memory("tokens", max_tokens=30),
@@ -62,28 +63,35 @@ def test_streams_of_other_sizes_share_a_forward(heard: Heard):
         assert same_past(session, fed(family, film, 6, SOME, Memory("carriers")))
 
 
-def test_a_failed_call_leaves_all_streams_as_they_were(family, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("together", [True, False])
+def test_a_failed_call_leaves_all_streams_as_they_were(family, monkeypatch: pytest.MonkeyPatch, together: bool):
+    """Also where streams are too long for one forward, and a later one fails."""
+    monkeypatch.setattr(reader, "ROWS", 4096 if together else 5)
+    calls: list[int] = []
     films = [unmodified.film(8, seed=seed) for seed in range(2)]
     memory = Memory("carriers", max_carriers=2)
-    together, untouched = ([fed(family, film[:4], 2, SOME, memory) for film in films] for _ in range(2))
+    sessions, untouched = ([fed(family, film[:4], 2, SOME, memory) for film in films] for _ in range(2))
     rest = [film[4:] for film in films]
     with pytest.raises(ValueError, match=r"frames\[1\] must keep the stream's size"):
-        StreamingSession.append_many(together, [rest[0], rest[1][:, :56]])
+        StreamingSession.append_many(sessions, [rest[0], rest[1][:, :56]])
     forward = Adapter.forward
 
     def fails(self: Adapter, *args: Any) -> Any:
-        forward(self, *args)
-        raise RuntimeError("out of memory")
+        hidden = forward(self, *args)
+        calls.append(1)
+        if together or len(calls) == 4:  # two streams of two rounds each
+            raise RuntimeError("out of memory")
+        return hidden
 
     with monkeypatch.context() as patched:
         patched.setattr(Adapter, "forward", fails)
         with pytest.raises(RuntimeError, match="out of memory"):
-            StreamingSession.append_many(together, rest)
-    for session, other in zip(together, untouched, strict=True):
+            StreamingSession.append_many(sessions, rest)
+    for session, other in zip(sessions, untouched, strict=True):
         assert same_past(session, other)
         assert counts_of(session) == counts_of(other)
-    StreamingSession.append_many(together, rest)
-    for session, film in zip(together, films, strict=True):
+    StreamingSession.append_many(sessions, rest)
+    for session, film in zip(sessions, films, strict=True):
         assert same_past(session, fed(family, film, 4, SOME, memory))
 
 

@@ -103,7 +103,7 @@ def test_what_stays(family):
     frames = unmodified.film(20)
     for memory in (Memory("carriers", max_carriers=4), Memory("hybrid", max_carriers=6, recent_frames=3)):
         session = StreamingSession(*family, SOME, memory)
-        opening = len(session._reader.opening)
+        opening = len(session._reader.talk.opening)
         carriers: list[tuple[int, np.ndarray]] = []
         kept: dict[int, int] = {}
         for n in range(0, 20, session._reader.adapter.frames_per_step):
@@ -147,7 +147,7 @@ def test_a_carrier_stands_behind_its_frame_or_at_its_centre(family):
     """The one after its frame's last token where positions are 1-D; else the frame's time and the grid's centre."""
     session = fed(family, unmodified.film(12), 1, SOME, Memory("carriers"))
     rows, (h, w), reader = session._past.rows, session._past.grid, session._reader
-    cursor = Cursor(len(reader.opening))
+    cursor = Cursor(len(reader.talk.opening))
     for n in range(session.stats.steps):
         before, behind = (len(text) for text in reader.adapter.around(n, 1.0))
         place = reader.layout((h, w)).place(cursor, before, behind)

@@ -385,7 +385,7 @@ def test_stats(tiny):
     assert (stats.frames_in, stats.steps, stats.tokens_in) == (9, 4, 48)
     assert stats.tokens_kept == sum(len(result.tokens) for result in results)
     assert stats.tokens_in == stats.tokens_kept + stats.dropped_temporal + stats.dropped_spatial + stats.nonfinite
-    assert stats.kv_tokens == len(session._reader.opening) + stats.tokens_kept
+    assert stats.kv_tokens == len(session._reader.talk.opening) + stats.tokens_kept
     assert stats.kv_bytes == stats.kv_tokens * 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, head size, fp32
     assert all(stats.seconds[stage] > 0 for stage in ("preprocess", "vision", "prune", "prefill"))
     assert stats.seconds["answer"] == 0
