@@ -60,13 +60,16 @@ def gpu_cases() -> list[Case]:
 
 
 def cpu_cases() -> list[Case]:
-    """What a laptop times in a minute."""
+    """What a laptop times in some minutes: the cases of the table's first part, then resolutions and ratios."""
+    large = Case(4, 39, 69, d=896, dtype="fp32")
     return [
         Case(1, 16, 16, dtype="fp32"),
         Case(16, 14, 14, dtype="fp32"),
         Case(16, 14, 14, dtype="bf16"),
-        Case(4, 39, 69, d=896, dtype="fp32"),
+        large,
         Case(1, 16, 16, d=896, dtype="fp32", streams=8),
+        *(replace(large, h=h, w=w) for h, w in ((14, 14), (16, 16), (26, 26))),
+        *(Case(4, 14, 14, d=896, dtype="fp32", drop=drop) for drop in (0.0, 0.5)),
     ]
 
 

@@ -17,6 +17,7 @@ from .rows import CHECKOUT, Row
 
 BEGIN, END = "<!-- benchmark:begin -->\n", "<!-- benchmark:end -->"
 NO_GPU = "**No GPU figure has been measured yet**: every row above, if any, is from a CPU."
+MODEL = "model"  # the file whose rows nobody measured: see model.py
 COLUMNS = 5  # cases beside each other in one table
 PANELS = 6  # cases in the plot of bars
 # Okabe and Ito's colours, told apart by all kinds of colour vision; black is ours
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the table is another")
     options = parser.parse_args(argv)
     try:
-        found = {path.stem: rows.read(path) for path in sorted(options.results.glob("*.csv"))}
+        found = {path.stem: rows.read(path) for path in sorted(options.results.glob("*.csv")) if path.stem != MODEL}
         before = options.readme.read_text(encoding="utf-8")
         after = inserted(before, block(found))
     except (ValueError, OSError) as problem:

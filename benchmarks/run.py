@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from .cases import Case
 from .providers import CONFIG, Inputs, Provider
 from .rows import Row, machine
 
-COLD = 3  # times the L2 cache that all input sets together fill
+COLD = 3  # times the last cache that all input sets together fill
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,19 @@ def inputs(case: Case, device: torch.device, seed: int) -> Inputs:
 
 def input_sets(case: Case, device: torch.device) -> int:
     """So many input sets that no run finds its own in the cache."""
-    if device.type != "cuda":
-        return 2
-    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    cuda = device.type == "cuda"
+    cache = torch.cuda.get_device_properties(device).L2_cache_size if cuda else _last_level_cache()
     size = case.tokens * case.d * case.itemsize
     return int(min(64, max(2, -(-COLD * cache // size))))
+
+
+def _last_level_cache() -> int:
+    """Bytes of the processor's L3 cache, as Linux tells them; 64 MiB where it does not."""
+    try:
+        told = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text(encoding="ascii").strip()
+        return int(told.rstrip("KM")) << {"K": 10, "M": 20}[told[-1]]
+    except (OSError, ValueError, KeyError, IndexError):
+        return 64 << 20
 
 
 def _timed(

@@ -24,30 +24,38 @@ from .streams import (
     size,
 )
 
+WIDE = tl.constexpr(1024)  # tokens counted at once
+GROUPS = tl.constexpr(4)  # groups of tiles added at once
+
 
 @triton.jit
 def _mean(
-    frame_ptr, sums_ptr, dots_ptr, keep_ptr, frame, tile, tiles, kept, area, width, tokens, D, d, stride_h, stride_w,
-    KEPT: tl.constexpr, SLICES: tl.constexpr, ROWS: tl.constexpr,
+    frame_ptr, sums_ptr, dots_ptr, keep_ptr, frame, first, sums, per_group, kept, area, width, tokens, D, d,
+    stride_h, stride_w, KEPT: tl.constexpr, SLICES: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """(BLOCK,) mean over a frame's finite tokens, with KEPT over its `kept` kept ones (if any), of the features d.
 
-    Reads 4 bytes a tile and feature where all tokens count, else the features of those that do.
-    The order of the sum depends on the grid alone.
+    Reads 4 bytes a feature for each of the frame's `sums`, which begin at the `first`, where all tokens count, else the
+    features of those that do. The order of the sum depends on the grid alone: the sums of GROUP tiles one by one, be it
+    here (`per_group` sums) or before (one sum), then those of the groups.
     """
-    finite = tl.zeros((ROWS,), tl.int32)
-    for offset in range(0, area, ROWS):
-        t = offset + tl.arange(0, ROWS)
+    finite = tl.zeros((WIDE,), tl.int32)
+    for offset in range(0, area, WIDE):
+        t = offset + tl.arange(0, WIDE)
         squared = total(dots_ptr, SQUARED_NORM, frame + t, t < area, tokens, SLICES)
         finite += ((t < area) & (squared == squared)).to(tl.int32)
     count = tl.sum(finite, axis=0)
     only_kept = KEPT and kept > 0
     mean = tl.zeros(d.shape, tl.float32)
     if (count == area) & (KEPT == 0):
-        for offset in range(0, tiles, ROWS):
-            m = offset + tl.arange(0, ROWS)
-            at = (tile + m).to(tl.int64)[:, None] * D + d[None, :]
-            mean += tl.sum(tl.load(sums_ptr + at, (m < tiles)[:, None] & (d < D)[None, :], other=0.0), axis=0)
+        for offset in range(0, tl.cdiv(sums, per_group), GROUPS):
+            m = (offset + tl.arange(0, GROUPS)) * per_group
+            group = tl.zeros((GROUPS, d.shape[0]), tl.float32)
+            for k in tl.static_range(GROUP):
+                at = (first + m + k).to(tl.int64)[:, None] * D + d[None, :]
+                there = (k < per_group) & (m + k < sums)
+                group += tl.load(sums_ptr + at, there[:, None] & (d < D)[None, :], other=0.0)
+            mean += tl.sum(group, axis=0)
     else:
         for offset in range(0, area, ROWS):
             t = offset + tl.arange(0, ROWS)
@@ -63,9 +71,10 @@ def _mean(
 
 @triton.jit
 def carrier_block(
-    x_ptr, sums_ptr, dots_ptr, keep_ptr, counts_ptr, carriers_ptr, table_ptr, program, height, width, start, tokens, D,
-    stride_t, stride_h, stride_w, STREAMS: tl.constexpr, ALIGNED: tl.constexpr, KEPT: tl.constexpr,
-    TILE_H: tl.constexpr, TILE_W: tl.constexpr, SLICES: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    x_ptr, sums_ptr, dots_ptr, keep_ptr, counts_ptr, carriers_ptr, table_ptr, program, height, width, start,
+    tiles_per_program, tokens, D, stride_t, stride_h, stride_w, STREAMS: tl.constexpr, ALIGNED: tl.constexpr,
+    KEPT: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, SLICES: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Computes BLOCK_D features of one frame's carrier. Reads as `_mean`, writes the features.
 
@@ -85,15 +94,15 @@ def carrier_block(
     n = tl.cast(n, tl.int64)
 
     area = height * width
-    tiles = tl.cdiv(height, TILE_H) * tl.cdiv(width, TILE_W)
+    sums = tl.cdiv(tl.cdiv(height, TILE_H) * tl.cdiv(width, TILE_W), tiles_per_program)
     out = size(table_ptr, b, FRAME, 0, STREAMS) + n
     kept = 0
     if KEPT:
         kept = tl.load(counts_ptr + out)
     mean = _mean(
         x_ptr + n * stride_t, sums_ptr, dots_ptr, keep_ptr, entry(table_ptr, b, TOKEN, 0, STREAMS) + n * area,
-        entry(table_ptr, b, TILE, 0, STREAMS) + n * tiles, tiles, kept, area, width, tokens, D, d, stride_h, stride_w,
-        KEPT, SLICES, ROWS,
+        entry(table_ptr, b, TILE, 0, STREAMS) + n * sums, sums, GROUP // tiles_per_program, kept, area, width, tokens,
+        D, d, stride_h, stride_w, KEPT, SLICES, GROUP, ROWS,
     )  # fmt: skip
     if carriers_ptr.dtype.element_ty != tl.float32:  # said aloud, as the interpreter would cut off
         mean = mean.to(carriers_ptr.dtype.element_ty, fp_downcast_rounding="rtne")
@@ -131,6 +140,6 @@ def kept_carrier_kernel(
     """
     carrier_block(
         x_ptr, dots_ptr, dots_ptr, keep_ptr, counts_ptr, carriers_ptr, table_ptr, tl.program_id(0), height, width,
-        start, tl.cast(tokens, tl.int64), D, stride_t, stride_h, stride_w, STREAMS, ALIGNED, True, TILE_H, TILE_W,
-        SLICES, BLOCK_D, ROWS,
+        start, 1, tl.cast(tokens, tl.int64), D, stride_t, stride_h, stride_w, STREAMS, ALIGNED, True, TILE_H, TILE_W,
+        SLICES, 1, BLOCK_D, ROWS,
     )  # fmt: skip

@@ -184,6 +184,7 @@ def _prune_block(
         "has_frames",
         "ticket_count",
         "blocks_total",
+        "tiles_per_program",
         "tokens",
         "temporal_threshold",
         "spatial_threshold",
@@ -193,7 +194,7 @@ def _prune_block(
 def compact_kernel(
     x_ptr,  # (T, H, W, D)
     dots_ptr,  # (4, SLICES, tokens) float32
-    sums_ptr,  # (tiles of all frames, D) float32
+    sums_ptr,  # (groups of tiles of all frames, D) float32
     norms_ptr,  # (H, W) float32 of the reference, NaN without one
     frames_ptr,  # () int64
     mask_ptr,  # (H, W) uint8
@@ -223,6 +224,7 @@ def compact_kernel(
     has_frames,
     ticket_count,
     blocks_total,
+    tiles_per_program,
     tokens,
     D,
     stride_t,
@@ -241,6 +243,7 @@ def compact_kernel(
     SLICES: tl.constexpr,
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
+    GROUP: tl.constexpr,
     BLOCK_T: tl.constexpr,
     PARTS: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -259,8 +262,8 @@ def compact_kernel(
     if tl.program_id(0) >= ticket_count:
         carrier_block(
             x_ptr, sums_ptr, dots_ptr, keep_ptr, counts_ptr, carriers_ptr, table_ptr, tl.program_id(0) - ticket_count,
-            height, width, start, tokens, D, stride_t, stride_h, stride_w, STREAMS, ALIGNED, False, TILE_H, TILE_W,
-            SLICES, CARRIER_D, CARRIER_ROWS,
+            height, width, start, tiles_per_program, tokens, D, stride_t, stride_h, stride_w, STREAMS, ALIGNED, False,
+            TILE_H, TILE_W, SLICES, GROUP, CARRIER_D, CARRIER_ROWS,
         )  # fmt: skip
     else:
         _prune_block(

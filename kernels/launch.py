@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -16,9 +15,11 @@ from .decide import MASK_NAMES, decide_kernel
 from .select import select_kernel
 from .similarity import QUANTITIES, similarity_kernel
 from .streams import NAMES
+from .tuned import free, order
 
 TILE_H, TILE_W = 8, 8
-WARPS = 8  # of the similarity kernel
+GROUP = 8  # tiles whose sums are added one by one: in a program that walks through them, else when they are read
+MANY = 3  # programs a multiprocessor, one more than are resident at once: none is without work then
 BLOCK_T = 32  # tokens a block of the decision and compaction kernels
 SELECT_T = 1024  # tokens at once in the selection of a budget
 CARRIER_D, CARRIER_ROWS = 128, 16
@@ -34,22 +35,6 @@ class Stream(NamedTuple):
     reference: torch.Tensor | None  # (H, W, D)
     squared_norms: torch.Tensor | None  # (H, W) float32
     frames: torch.Tensor | None  # () int64
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How D is cut: part of the order of every sum, so it depends on D and the dtype alone."""
-
-    block_d: int  # at most 128 bytes a row, so that a thread's share of a tile stays in registers on every target
-    slice: int
-    slices: int
-
-    @classmethod
-    @lru_cache(maxsize=256)
-    def of(cls, d: int, itemsize: int) -> Shape:
-        block_d = max(16 // itemsize, min(128 // itemsize, triton.next_power_of_2(d)))
-        width = min(512, triton.cdiv(d, block_d) * block_d)
-        return cls(block_d, width, triton.cdiv(d, width))
 
 
 def prune(streams: list[Stream], rule: Any, capacities: list[int], out: Any) -> None:
@@ -79,20 +64,23 @@ class _Batch:
         self.streams, self.rule, self.capacities, self.out = streams, rule, capacities, out
         x = streams[0].x
         self.d = x.shape[3]
-        self.shape = Shape.of(self.d, x.element_size())
+        self.order = order(x.device, x.dtype, self.d)
+        self.slices = triton.cdiv(self.d, self.order.slice)
         self.grids = [(s.x.shape[1], s.x.shape[2]) for s in streams]
-        self.tiles = [triton.cdiv(h, TILE_H) * triton.cdiv(w, TILE_W) for h, w in self.grids]
         self.blocks = [triton.cdiv(h * w, BLOCK_T) for h, w in self.grids]
         lengths = [len(s.x) for s in streams]
+        at_once = [min(1, t) for t in lengths] if rule.last_kept else lengths
+        self.tiles_per_program, self.groups = _groups(self.grids, at_once, self.slices, x.device)
         self.first_token = _firsts([t * h * w for t, (h, w) in zip(lengths, self.grids, strict=True)])
         self.first_frame = _firsts(lengths)
-        self.first_tile = _firsts([t * tiles for t, tiles in zip(lengths, self.tiles, strict=True)])
+        self.first_sum = _firsts([t * count for t, count in zip(lengths, self.groups, strict=True)])
         self.first_row = _firsts(capacities)
 
         self.budget = max(rule.keep_tokens, rule.max_tokens)
         tokens = self.first_token[-1]
-        self.dots = x.new_empty((QUANTITIES, self.shape.slices, tokens), dtype=torch.float32)
-        self.sums = x.new_empty((self.first_tile[-1] if rule.carrier == "all" else 0, self.d), dtype=torch.float32)
+        self.free = free(x.device, x.dtype, self.d, tokens)
+        self.dots = x.new_empty((QUANTITIES, self.slices, tokens), dtype=torch.float32)
+        self.sums = x.new_empty((self.first_sum[-1] if rule.carrier == "all" else 0, self.d), dtype=torch.float32)
         self.decision = x.new_empty(tokens if self.budget >= 0 else 0, dtype=torch.uint8)
         self.redundancy = x.new_empty(len(self.decision), dtype=torch.float32)
         self.mask = self.decision if rule.mask is None else rule.mask.contiguous().view(torch.uint8)
@@ -111,9 +99,11 @@ class _Batch:
     def launch(self, windows: list[tuple[int, int]], n: int) -> None:
         """Prunes frames start to stop of each stream; `n` counts the launches of this call."""
         lengths = [stop - start for start, stop in windows]
-        slices = self.shape.slices
-        per_program = frames_per_program(sum(lengths) * max(self.tiles) * slices, self.dots.device)
-        programs = _firsts([triton.cdiv(t, per_program) * k * slices for t, k in zip(lengths, self.tiles, strict=True)])
+        slices = self.slices
+        per_program = frames_per_program(sum(lengths) * max(self.groups) * slices, self.free.frames, self.dots.device)
+        programs = _firsts(
+            [triton.cdiv(t, per_program) * k * slices for t, k in zip(lengths, self.groups, strict=True)]
+        )
         blocks = _firsts([t * count for t, count in zip(lengths, self.blocks, strict=True)])
         segments = _firsts(lengths)
         rows = [self._row(b, windows[b], programs[b], blocks[b], segments[b], n) for b in range(len(windows))]
@@ -140,7 +130,7 @@ class _Batch:
             *window,
             self.first_token[b],
             self.first_frame[b],
-            self.first_tile[b],
+            self.first_sum[b],
             self.first_row[b],
             self.capacities[b],
             program,
@@ -152,7 +142,7 @@ class _Batch:
         self, row: Row, table: torch.Tensor, streams: dict, aligned: bool, grid: tuple[int, int, int], n: int, per: int
     ) -> None:
         """The kernels in order. `row` holds the arguments of a single stream and the types of a batch."""
-        out, rule, shape = self.out, self.rule, self.shape
+        out, rule, cut = self.out, self.rule, self.order
         programs, blocks, frames = grid
         tokens = self.first_token[-1]
         sync = self.dots.new_empty(1 + blocks + frames, dtype=torch.int32)
@@ -168,7 +158,7 @@ class _Batch:
             "MASK": kind,
             "KEYFRAMES": rule.keyframe_interval > 0,
             "SURVIVORS": rule.survivors,
-            "SLICES": shape.slices,
+            "SLICES": self.slices,
             "BLOCK_T": BLOCK_T,
         }
         place = {**streams, "ALIGNED": aligned}
@@ -176,9 +166,10 @@ class _Batch:
         similarity_kernel[(programs,)](
             row.x, row.x if row.reference is None else row.reference, self.dots, self.sums, row.next_reference,
             out.nonfinite, sync, table, row.length, row.height, row.width, row.start, row.stop,
-            int(row.reference is not None), per, tokens, 0 if n else len(self.streams), sync.numel(), self.d, *strides,
-            **place, SPATIAL=kind > 0, SUMS=rule.carrier == "all", KEEP_LAST=not rule.last_kept, **tile,
-            SLICE=shape.slice, BLOCK_D=shape.block_d, num_warps=WARPS, **NO_SPILLS,
+            int(row.reference is not None), self.tiles_per_program, per, tokens, 0 if n else len(self.streams),
+            sync.numel(), self.d, *strides, **place, SPATIAL=kind > 0, SUMS=rule.carrier == "all",
+            KEEP_LAST=not rule.last_kept, **tile, SLICE=cut.slice, BLOCK_D=cut.block_d,
+            LANES=16 // row.x.element_size(), EVEN=self.d % cut.block_d == 0, num_warps=cut.warps, **NO_SPILLS,
         )  # fmt: skip
         if self.budget >= 0:
             decide_kernel[(blocks,)](
@@ -189,20 +180,21 @@ class _Batch:
                 self.decision, self.redundancy, table, row.height, row.width, row.length, row.start, self.budget,
                 **streams, CLIP=rule.clip, BLOCK_T=SELECT_T, num_warps=4,
             )  # fmt: skip
-        parts = max(1, self.d // 1024)
+        parts = self.free.parts
         carriers = frames * triton.cdiv(self.d, CARRIER_D) if rule.carrier == "all" else 0
         compact_kernel[(blocks * parts + carriers,)](
             row.x, self.dots, self.sums, norms, seen, self.mask, out.tokens, out.indices, self.decision, keep,
             out.counts, out.cu_counts, out.carriers, out.temporal, out.spatial, out.nonfinite, overflow,
             row.next_reference, row.next_norms, out.frames, sync, table, row.length, row.height, row.width, row.start,
-            row.stop, row.capacity, *has, blocks * parts, blocks, tokens, self.d, *strides, *thresholds, **place,
-            DECIDE=self.budget < 0, LAST_KEPT=rule.last_kept, **decide, **tile, PARTS=parts, BLOCK_D=shape.block_d,
-            CARRIER_D=CARRIER_D, CARRIER_ROWS=CARRIER_ROWS, num_warps=4, **NO_SPILLS,
+            row.stop, row.capacity, *has, blocks * parts, blocks, self.tiles_per_program, tokens, self.d, *strides,
+            *thresholds, **place, DECIDE=self.budget < 0, LAST_KEPT=rule.last_kept, **decide, **tile, GROUP=GROUP,
+            PARTS=parts, BLOCK_D=cut.block_d, CARRIER_D=CARRIER_D, CARRIER_ROWS=CARRIER_ROWS, num_warps=4,
+            **NO_SPILLS,
         )  # fmt: skip
         if rule.carrier == "kept":
             kept_carrier_kernel[(frames * triton.cdiv(self.d, CARRIER_D),)](
                 row.x, self.dots, keep, out.counts, out.carriers, table, row.height, row.width, row.start, tokens,
-                self.d, *strides, **place, **tile, SLICES=shape.slices, BLOCK_D=CARRIER_D, ROWS=CARRIER_ROWS,
+                self.d, *strides, **place, **tile, SLICES=self.slices, BLOCK_D=CARRIER_D, ROWS=CARRIER_ROWS,
                 num_warps=4,
             )  # fmt: skip
 
@@ -250,14 +242,27 @@ def _aligned(rows: list[Row]) -> bool:
     return all(value % 16 == 0 for row in rows for value in (*_addresses(row)[:5], row.next_reference.data_ptr()))
 
 
+def _groups(
+    grids: list[tuple[int, int]], lengths: list[int], slices: int, device: torch.device
+) -> tuple[int, list[int]]:
+    """(tiles a program walks through, how many such groups of tiles each stream's frames have).
+
+    Walking through a group saves the memory of its sums but for one, and is done where enough programs are left.
+    """
+    tiles = [triton.cdiv(h, TILE_H) * triton.cdiv(w, TILE_W) for h, w in grids]
+    walked = [triton.cdiv(count, GROUP) for count in tiles]
+    programs = slices * sum(t * count for t, count in zip(lengths, walked, strict=True))
+    return (GROUP, walked) if programs >= MANY * _processors(device) else (1, tiles)
+
+
 @lru_cache(maxsize=8)
 def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
-def frames_per_program(programs: int, device: torch.device) -> int:
+def frames_per_program(programs: int, most: int, device: torch.device) -> int:
     """Frames one program walks through, so that the previous one is still cached; no part of any sum's order."""
-    return max(1, min(8, programs // (8 * _processors(device))))
+    return max(1, min(most, programs // (8 * _processors(device))))
 
 
 assert Row._fields == NAMES

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, cases, gpu, providers, report, rows, run
+from benchmarks import bench, cases, gpu, model, providers, report, rows, run, tune
 from streamprune_triton.cli import main
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,8 @@ def test_the_readme_is_what_the_rows_give():
 
 
 def test_the_committed_plots_are_those_of_the_rows():
-    wanted = {f"{p.stem}-{name}.png" for p in RESULTS.glob("*.csv") for name in report.drawings(rows.read(p))}
+    files = [path for path in RESULTS.glob("*.csv") if path.stem != report.MODEL]
+    wanted = {f"{p.stem}-{name}.png" for p in files for name in report.drawings(rows.read(p))}
     assert {path.name for path in RESULTS.glob("*.png")} == wanted
 
 
@@ -149,14 +150,86 @@ def test_what_is_wrong_gets_no_row(monkeypatch):
 def test_the_parts_of_the_gpu_command(tmp_path):
     for dry in (False, True):
         parts = gpu.parts(tmp_path, dry)
-        assert [part.name for part in parts][:3] == ["correctness", "timings", "tune"]
+        assert [part.name for part in parts][:4] == ["correctness", "timings", "tune", "end_to_end"]
         assert len({part.name for part in parts}) == len(parts)
         assert sum(part.share for part in parts) <= 1 + 1e-9
         for part in parts:
             assert part.command[0] in (sys.executable, part.needs)
             modules = [part.command[n + 1] for n, word in enumerate(part.command) if word == "-m"]
             assert len(modules) == 1
-            assert modules[0] == "pytest" or (CHECKOUT / f"{modules[0].replace('.', '/')}.py").is_file()
+            source = CHECKOUT / modules[0].replace(".", "/")
+            assert modules[0] == "pytest" or source.with_suffix(".py").is_file() or (source / "__main__.py").is_file()
+
+
+def test_a_part_that_fails_or_takes_too_long_is_said_and_the_next_one_runs(tmp_path, monkeypatch, capsys):
+    python = [sys.executable, "-c"]
+    some = [
+        gpu.Part("bad", 0.5, [*python, "print('no good'); raise SystemExit(3)"]),
+        gpu.Part("slow", 0.0001, [*python, "import time; time.sleep(60)"]),
+        gpu.Part("absent", 0.1, ["no-such-program"], "no-such-program"),
+        gpu.Part("good", 0.5, [*python, "print('fine')"]),
+    ]
+    monkeypatch.setattr(gpu, "parts", lambda out, dry, minutes: some)
+    assert gpu.main(["--out", str(tmp_path / "new"), "--minutes", "1"]) == 1
+    told = [line.split(" in ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == [
+        "bad: FAILED with 3",
+        "slow: stopped after 0 s",
+        "absent: left out, there is no no-such-program",
+        "good: ok",
+    ]
+    assert (tmp_path / "new" / "summary.txt").read_text().count("\n") == 4
+    log = (tmp_path / "new" / "log.txt").read_text()
+    assert log.index("no good") < log.index("== slow") < log.index("fine")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"log.txt", "summary.txt"}
+
+
+def test_the_search_writes_a_file_that_the_kernels_read(tmp_path, monkeypatch):
+    """Of the orders the one that is best over all sizes, and what is free for each size by itself."""
+    from streamprune_triton.kernels import tuned
+
+    def pretended(case, sets, device, order, free, seen):
+        wide = abs(order.slice - 512) + (900 if order.slice == 256 and case.t > 1 else 0)
+        return 100.0 + wide + 10 * abs(free.parts - (2 if case.t == 1 else 4)) + free.frames
+
+    monkeypatch.setattr(tune, "timed", pretended)
+    monkeypatch.setattr(tune, "inputs", lambda *args: None)
+    sizes = [cases.Case(1, 16, 16), cases.Case(16, 39, 69)]
+    entry = tune.search(sizes, CPU, float("inf"), lambda *args: None)
+    assert entry is not None
+    tune.save(tmp_path / "cpu.json", CPU, [entry])
+    monkeypatch.setattr(tuned, "FOLDER", tmp_path)
+    tuned.forget()
+    try:
+        assert tuned.order(CPU, torch.bfloat16, 3584).slice == 512
+        assert tuned.free(CPU, torch.bfloat16, 3584, 256) == tuned.Free(2, 1)
+        assert tuned.free(CPU, torch.bfloat16, 3584, 43056) == tuned.Free(4, 1)
+    finally:
+        tuned.forget()
+
+
+def test_the_table_of_the_model_is_what_its_rows_give():
+    assert model.main(["--check"]) == 0, "run python3 -m benchmarks.model --table"
+
+
+def test_the_model_has_a_slot_for_what_was_measured():
+    found = [row for row in model.read() if row["case"] == "1x16x16x3584" and row["gpu"] == "H200"][:1]
+    empty = model.table(found, [])
+    assert empty.endswith(" |  |\n")
+    timed = replace(on_gpu()[1], device="NVIDIA H200", p50_us=12.345)
+    assert timed.case == found[0]["case"]
+    assert model.table(found, [timed]) == empty.replace(" |  |\n", " | 12.3 us |\n")
+    assert model.table(found, [replace(timed, device="NVIDIA A100")]) == empty
+
+
+def test_the_model_is_of_the_default_launches():
+    """Bytes, programs and occupancy of a case that can be counted by hand."""
+    row = model.modelled(cases.Case(1, 16, 16), model.GPUS[1])
+    assert row.programs == 4 * 7
+    assert row.resident == 2
+    scratch = 256 * 7 * 16 + 4 * 3584 * 4
+    assert row.memory == pytest.approx((3 * 256 * 3584 * 2 + scratch) / 4800e3)
+    assert row.time > max(row.memory, row.issue, row.l1, row.latency) + row.launches
 
 
 def test_bench_writes_rows(tmp_path):
