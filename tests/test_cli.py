@@ -170,6 +170,7 @@ def test_bad_files_and_values(clip: Path, tmp_path: Path, capsys: pytest.Capture
     assert "no such file" in failing(capsys, "demo", tmp_path / "none.mp4")
     assert "fps must be a number above 0" in failing(capsys, "video", clip, "--fps", 0)
     assert "fps must be a number above 0" in failing(capsys, "demo", "--fps", "nan")
+    assert "--fps is for a FILE" in failing(capsys, "demo", "--fps", "3")
     assert "must be a number, got 'fast'" in failing(capsys, "video", clip, "--fps", "fast")
     assert "whole number of at least 1" in failing(capsys, "video", clip, "--max-new-tokens", 0)
     assert "give a directory" in failing(capsys, "video", clip, "--report", clip)
@@ -345,8 +346,42 @@ def test_demo_as_a_user_runs_it(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "its answers mean nothing" in done.stdout
-    assert (tmp_path / "streamprune-demo" / "report.html").stat().st_size > 10_000
+    assert "its answers mean nothing" not in done.stdout
+    asked = re.findall(r"> at (\S+) s: (.+)\n(\S+)  \((right|wrong: \S+)\)\n", done.stdout)
+    assert [seconds for seconds, *_ in asked] == ["3.5", "6.5", "9.5", "12.5", "15.5"]
+    assert sum(told == "right" for *_, told in asked) >= 4
+    kept = re.search(r"visual tokens kept +(\d+)", done.stdout)
+    assert kept
+    assert int(kept[1]) < 576 // 4
+    page = (tmp_path / "streamprune-demo" / "report.html").read_text()
+    assert len(page) > 10_000
+    assert all(question in page for _, question, *_ in asked)
+
+
+def test_demo_says_what_is_true(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The truths beside the answers are the clip's own, and questions come after their step and before the next."""
+    from streamprune_triton.cli import demo, work
+    from streamprune_triton.shapes.clip import ShapesClip
+
+    seen: list[work.Job] = []
+    monkeypatch.setattr(work, "run", lambda job: seen.append(job) or 0)
+    assert main(["demo", "--report", str(tmp_path)]) == 0
+    clip = ShapesClip(demo.SEED, demo.STEPS)
+    during = seen[0].during
+    assert len(during) == 5
+    for frames, asked in during.items():
+        assert frames % 2 == 0
+        assert clip.ask(frames // 2 - 1)[asked.question] == asked.truth
+
+
+def test_a_wrong_answer_is_called_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamprune_triton.cli import work
+
+    session = FakeSession(sp.PruneConfig())
+    monkeypatch.setattr(session, "ask", lambda question, max_new_tokens: "left")
+    wrong = work.checked(session, 1.5, work.Asked("where ?", "right"), 4)  # type: ignore[arg-type]
+    assert wrong == ("at 1.5 s: where ?", "left  (wrong: right)")
+    assert work.checked(session, 2.0, work.Asked("where ?", "left"), 4)[1] == "left  (right)"  # type: ignore[arg-type]
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..streaming.memory import Memory
 from . import options, summary
@@ -14,10 +14,11 @@ from .progress import Progress
 if TYPE_CHECKING:
     from ..config import PruneConfig
     from ..report import Collector
+    from ..shapes.clip import ShapesClip
     from ..streaming.session import StreamingSession
-    from ..synthetic import SyntheticClip
     from ..video import Video
 
+SHAPES = "streamprune:shapes"  # the trained model of the package, for clips of shapes
 TINY = "tiny:qwen2_5_vl"  # where no model is named
 # Features of the tiny model lie closer together than a trained one's: these thresholds part still from moving.
 TINY_TEMPORAL, TINY_SPATIAL = 0.8, 0.8
@@ -27,11 +28,23 @@ TINY_NOTE = (
 )
 
 
+class Asked(NamedTuple):
+    """A question whose answer is known."""
+
+    question: str
+    truth: str
+
+
 @dataclass
 class Job:
-    """One run: the source of frames and what to do with them."""
+    """One run: the source of frames and what to do with them.
 
-    source: Video | SyntheticClip
+    Attributes:
+        during: by the number of raw frames seen, what is asked while the source runs on.
+        notes: shown with the results.
+    """
+
+    source: Video | ShapesClip
     title: str
     config: PruneConfig
     model: str | None
@@ -43,6 +56,8 @@ class Job:
     memory: Memory = field(default_factory=Memory)
     save: str | None = None
     resume: str | None = None
+    during: dict[int, Asked] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def configured(text: str | None, model: str | None) -> PruneConfig:
@@ -82,12 +97,12 @@ def run(job: Job) -> int:
     session = open_session(job)
     collector = Collector(job.config)
     earlier = session.stats.frames_in
-    frames, decoding = watch(job, session, collector)
-    answers = [(q, printable(session.ask(q, max_new_tokens=job.max_new_tokens))) for q in job.questions]
+    frames, decoding, answers = watch(job, session, collector)
+    answers += [(q, printable(session.ask(q, max_new_tokens=job.max_new_tokens))) for q in job.questions]
 
     table = summary.rows(session.stats, earlier + frames, None if earlier else decoding, job.memory)
     thresholds = job.config.temporal_threshold, job.config.spatial_threshold
-    notes = [] if tiny_name(job.model) is None else [TINY_NOTE.format(*thresholds)]
+    notes = job.notes if tiny_name(job.model) is None else [*job.notes, TINY_NOTE.format(*thresholds)]
     print(f"{job.title}\n{summary.text(table)}")
     for question, answer in answers:
         print(f"\n> {question}\n{answer}")
@@ -101,22 +116,27 @@ def run(job: Job) -> int:
 
 def open_session(job: Job) -> StreamingSession:
     """A streaming session on the model of the job, where it was saved if the job resumes."""
-    from .. import models
     from ..streaming.session import StreamingSession
 
-    model: Any
-    name = tiny_name(job.model)
-    if name is None:
-        assert job.model is not None
-        print(f"loading {job.model}", file=sys.stderr)
-        model, processor = models.load(job.model, device=job.device)
-    else:
-        model, processor = getattr(models.tiny, name)()
-        model = model.to(job.device)
+    model, processor = loaded(job)
     session = StreamingSession(model, processor, job.config, job.memory, fps=job.fps)
     if job.resume is not None:
         session.load(job.resume)
     return session
+
+
+def loaded(job: Job) -> tuple[Any, Any]:
+    """The model of the job, on its device, and its processor."""
+    from .. import models
+    from ..shapes import model as small
+
+    name = tiny_name(job.model)
+    if job.model is not None and job.model != SHAPES and name is None:
+        print(f"loading {job.model}", file=sys.stderr)
+        return models.load(job.model, device=job.device)
+    model: Any
+    model, processor = small.load() if name is None else getattr(models.tiny, name)()
+    return model.to(job.device), processor
 
 
 def printable(answer: str) -> str:
@@ -124,13 +144,14 @@ def printable(answer: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in answer).strip()
 
 
-def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[int, float]:
-    """Appends every frame and returns how many there were, and the seconds spent on decoding them.
+def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[int, float, list[tuple[str, str]]]:
+    """Appends every frame; returns how many there were, the seconds spent on decoding them, and answers on the way.
 
     The last one is repeated where the model's step lacks a frame, as its processor would; what is saved is without.
     """
     frames, seconds, frame, result = 0, 0.0, None, None
     decoding, since = 0.0, time.perf_counter()
+    answers = []
     with Progress(job.source.duration) as progress:
         for seconds, frame in job.source:
             decoding += time.perf_counter() - since
@@ -140,6 +161,8 @@ def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[in
             frames += 1
             stats = session.stats
             progress.update(seconds, frames, stats.tokens_kept / max(stats.tokens_in, 1))
+            if frames in job.during:
+                answers.append(checked(session, seconds, job.during[frames], job.max_new_tokens))
             since = time.perf_counter()
         if job.save is not None:
             session.save(job.save)
@@ -147,4 +170,11 @@ def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[in
             result = session.append(frame[None])
             if result is not None:
                 collector.add(seconds, frame, result)
-    return frames, decoding
+    return frames, decoding, answers
+
+
+def checked(session: StreamingSession, seconds: float, asked: Asked, most: int) -> tuple[str, str]:
+    """A question with the time at which it is asked, and the answer with the truth beside it."""
+    answer = printable(session.ask(asked.question, max_new_tokens=most))
+    told = f"{answer}  (right)" if answer == asked.truth else f"{answer}  (wrong: {asked.truth})"
+    return f"at {seconds:.1f} s: {asked.question}", told

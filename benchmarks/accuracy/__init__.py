@@ -1,0 +1,1 @@
+"""Training and measuring the small model for streaming shapes; see train.py."""

@@ -1,0 +1,106 @@
+"""One sequence for many questions: text, the kept tokens of a clip, then every question, none seeing another.
+
+A question about step n sees the text in front, the tokens of steps up to n and itself, at the positions it would have
+as the only question about a video that ends with step n. Its logits are those it would get alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .batch import AREA, GRID, Batch, Words, places
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Sequences of L = P + K + Q*S rows: P of text, K visual, Q slots of S.
+
+    Attributes:
+        keep: (B, K) which of a clip's T*AREA tokens the visual rows are, in order.
+        ids: (B, Q, S) token ids of the slots, answers included.
+        positions: (3, B, L).
+        mask: (B, 1, L, L) bool, true where a row sees a column.
+        asks: (B, Q) index of the row that predicts the answer, within a clip.
+        valid: (B, Q) bool: there is a question in the slot.
+    """
+
+    keep: torch.Tensor
+    ids: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    asks: torch.Tensor
+    valid: torch.Tensor
+
+
+def pack(batch: Batch, words: Words, keep: torch.Tensor, behind_time: torch.Tensor) -> Packed:
+    """The sequences of a batch.
+
+    Args:
+        batch: B clips.
+        words: the ids.
+        keep: (B, K) int64, ascending.
+        behind_time: (B,) bool: whether text starts behind the latest time of the video as well as behind its grid.
+            Releases of transformers differ in this; a model trained on both is right in all.
+    """
+    length = words.length[batch.text]
+    ids = words.slots[batch.text].clone()
+    ids.scatter_(2, length[..., None], words.answers[batch.answer.clamp(min=0)][..., None])
+    first = len(words.before)
+    base = first + torch.where(behind_time[:, None], (batch.step + 1).clamp(min=GRID), GRID)
+    slot = torch.arange(ids.shape[2])
+    return Packed(
+        keep=keep,
+        ids=ids,
+        positions=_positions(first, keep, base, slot),
+        mask=_mask(first, keep // AREA, batch.step, slot),
+        asks=first + keep.shape[1] + torch.arange(ids.shape[1]) * len(slot) + length - 1,
+        valid=batch.answer >= 0,
+    )
+
+
+def _positions(first: int, keep: torch.Tensor, base: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    text = torch.arange(first).expand(3, len(keep), -1)
+    place = places()[keep % AREA]
+    visual = first + torch.stack([keep // AREA, place[..., 0], place[..., 1]])
+    asked = (base[..., None] + slot).flatten(1).expand(3, -1, -1)
+    return torch.cat([text, visual, asked], -1)
+
+
+def _mask(first: int, step: torch.Tensor, asked: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    """(B, 1, L, L) of kept tokens' steps (B, K) and questions' steps (B, Q)."""
+    clips, count = asked.shape
+    context, size = first + step.shape[1], len(slot)
+    total = context + count * size
+    mask = torch.zeros(clips, total, total, dtype=torch.bool)
+    mask[:, :context, :context] = torch.ones(context, context, dtype=torch.bool).tril()
+    when = torch.cat([step.new_full((clips, first), -1), step], 1)
+    mask[:, context:, :context] = (when[:, None] <= asked[..., None]).repeat_interleave(size, 1)
+    own = torch.block_diag(*[torch.ones(size, size, dtype=torch.bool).tril()] * count)
+    mask[:, context:, context:] = own
+    return mask[:, None]
+
+
+def redundancy(x: torch.Tensor, spatial: bool) -> torch.Tensor:
+    """(B, T*AREA) of features (B, T, AREA, D): the operator's exact-budget rank, higher goes first.
+
+    The cosine similarity to the step before (-1 in the first step), and with `spatial` its maximum with that to the
+    most similar 4-neighbour for tokens of odd row + column.
+    """
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    rank = torch.full(x.shape[:3], -1.0)
+    rank[:, 1:] = (unit[:, 1:] * unit[:, :-1]).sum(-1)
+    if spatial:
+        grid = unit.unflatten(2, (GRID, GRID))
+        down = torch.nn.functional.pad((grid[:, :, 1:] * grid[:, :, :-1]).sum(-1), (0, 0, 1, 1), value=-1.0)
+        right = torch.nn.functional.pad((grid[..., 1:, :] * grid[..., :-1, :]).sum(-1), (1, 1), value=-1.0)
+        best = torch.stack([down[:, :, 1:], down[:, :, :-1], right[..., 1:], right[..., :-1]]).amax(0).flatten(2)
+        odd = places().sum(1) % 2 == 1
+        rank = torch.where(odd, torch.maximum(rank, best), rank)
+    return rank.flatten(1)
+
+
+def least_redundant(rank: torch.Tensor, count: int) -> torch.Tensor:
+    """(B, count) ascending indices of the lowest ranks (B, N)."""
+    return rank.topk(count, dim=1, largest=False).indices.sort(dim=1).values
