@@ -18,17 +18,16 @@ from unittest import mock
 import torch
 
 from streamprune_triton import ops
-from streamprune_triton.report.files import write_atomically
 from streamprune_triton.rule import Rule
 
 from . import rows
 from .cases import DTYPES, Case, gpu_cases
 from .compiled import TARGETS, Launch, Machine, machine, record
+from .generated import settle
 from .providers import CONFIG
 from .rows import CHECKOUT, Row
 
 PATH = CHECKOUT / "benchmarks" / "results" / "model.csv"
-BEGIN, END = "<!-- model:begin -->\n", "<!-- model:end -->"
 LAUNCH = 2.5  # microseconds of a launch in a CUDA graph, assumed
 LATENCY = 0.8  # microseconds of a round of loads from memory, assumed
 
@@ -84,14 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     if not options.table and not options.check:
         save([modelled(case, gpu) for case in gpu_cases() for gpu in GPUS])
     readme = CHECKOUT / "benchmarks" / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = inserted(before, read(), measured())
-    if not options.check:
-        write_atomically(readme, after.encode("utf-8"))
-    elif after != before:
-        print(f"model: the table in {readme} is not what the rows give", file=sys.stderr)
-        return 1
-    return 0
+    return settle("model", lambda: {readme: f"\n{table(read(), measured())}\n"}, dict, options.check)
 
 
 def save(found: list[Modelled]) -> None:
@@ -207,13 +199,6 @@ def _measured(row: dict[str, str], timed: list[Row]) -> str:
         if same and each.mode == "kernel" and row["gpu"] in each.device and each.provider.startswith("ours"):
             return f"{each.p50_us:.3g} us"
     return ""
-
-
-def inserted(text: str, found: list[dict[str, str]], timed: list[Row]) -> str:
-    """The text with the table between its markers. Raises ValueError where they are not there once each."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the markers {BEGIN.strip()} and {END} must be there once each, in this order")
-    return text[: text.index(BEGIN) + len(BEGIN)] + "\n" + table(found, timed) + "\n" + text[text.index(END) :]
 
 
 if __name__ == "__main__":

@@ -6,16 +6,15 @@ import argparse
 import io
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from streamprune_triton.report.files import write_atomically
-
 from . import rows
 from .cases import GRIDS, Case
+from .generated import settle
 from .rows import CHECKOUT, Row
 
-BEGIN, END = "<!-- benchmark:begin -->\n", "<!-- benchmark:end -->"
 NO_GPU = "**No GPU figure has been measured yet**: every row above, if any, is from a CPU."
 MODEL = "model"  # the file whose rows nobody measured: see model.py
 COLUMNS = 5  # cases beside each other in one table
@@ -32,29 +31,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=CHECKOUT / "README.md", help="file with the markers")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the table is another")
     options = parser.parse_args(argv)
-    try:
-        found = {path.stem: rows.read(path) for path in sorted(options.results.glob("*.csv")) if path.stem != MODEL}
-        before = options.readme.read_text(encoding="utf-8")
-        after = inserted(before, block(found))
-    except (ValueError, OSError) as problem:
-        print(f"report: {problem}", file=sys.stderr)
-        return 2
-    if options.check:
-        if after != before:
-            print(f"report: the table in {options.readme} is not what the rows give", file=sys.stderr)
-        return int(after != before)
-    for stem, measured in found.items():
-        for name, picture in plots(measured).items():
-            write_atomically(options.results / f"{stem}-{name}.png", picture)
-    write_atomically(options.readme, after.encode("utf-8"))
-    return 0
 
+    @cache
+    def found() -> dict[str, list[Row]]:
+        return {path.stem: rows.read(path) for path in sorted(options.results.glob("*.csv")) if path.stem != MODEL}
 
-def inserted(text: str, table: str) -> str:
-    """The text with the table between its markers. Raises ValueError where they are not there once each."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the markers {BEGIN.strip()} and {END} must be there once each, in this order")
-    return text[: text.index(BEGIN) + len(BEGIN)] + table + text[text.index(END) :]
+    def pictures() -> dict[Path, bytes]:
+        each = ((stem, name, picture) for stem, kept in found().items() for name, picture in plots(kept).items())
+        return {options.results / f"{stem}-{name}.png": picture for stem, name, picture in each}
+
+    return settle("report", lambda: {options.readme: block(found())}, pictures, options.check)
 
 
 def block(found: dict[str, list[Row]]) -> str:

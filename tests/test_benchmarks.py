@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, cases, gpu, model, providers, report, rows, run, tune
+from benchmarks import bench, cases, generated, gpu, model, providers, report, rows, run, tune
 from streamprune_triton.cli import main
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ def test_report_writes_readme_and_plots_once_and_for_all(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="draws with matplotlib")
     image = pytest.importorskip("PIL.Image", reason="opens the plots with Pillow")
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}old\n{report.END}after\n", encoding="utf-8")
+    readme.write_text(f"before\n{generated.BEGIN}old\n{generated.END}after\n", encoding="utf-8")
     rows.write(tmp_path / "card.csv", on_gpu())
     options = ["--results", str(tmp_path), "--readme", str(readme)]
     assert report.main([*options, "--check"]) == 1
@@ -62,8 +62,8 @@ def test_report_writes_readme_and_plots_once_and_for_all(tmp_path, capsys):
     assert report.main(options) == 0
     assert report.main([*options, "--check"]) == 0
     text = readme.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{report.BEGIN}")
-    assert text.endswith(f"{report.END}after\n")
+    assert text.startswith(f"before\n{generated.BEGIN}")
+    assert text.endswith(f"{generated.END}after\n")
     assert report.main(options) == 0
     assert readme.read_text(encoding="utf-8") == text
     names = sorted(path.name for path in tmp_path.glob("*.png"))
@@ -103,7 +103,7 @@ def test_table_says_that_no_gpu_was_measured_until_one_was():
     assert report.NO_GPU not in report.block({"cpu": [ROW], "gpu": on_gpu()})
 
 
-@pytest.mark.parametrize("text", ["", f"{report.END}{report.BEGIN}", f"{report.BEGIN}{report.END}" * 2])
+@pytest.mark.parametrize("text", ["", f"{generated.END}{generated.BEGIN}", f"{generated.BEGIN}{generated.END}" * 2])
 def test_report_refuses_a_file_without_its_markers(text, tmp_path, capsys):
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     assert report.main(["--results", str(tmp_path), "--readme", str(tmp_path / "README.md")]) == 2

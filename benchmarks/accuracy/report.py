@@ -9,11 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from streamprune_triton.report.files import write_atomically
 from streamprune_triton.shapes import model as small
 from streamprune_triton.shapes import questions
 
-from ..report import inserted
+from ..generated import settle
 from . import rows
 from .__main__ import DROPPED, RESULTS
 from .methods import METHODS
@@ -32,20 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--card", type=Path, default=CARD, help="model card with the markers")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a table is another")
     options = parser.parse_args(argv)
-    try:
+
+    def tables() -> dict[Path, str]:
         found = load(options.results)
-        files = [options.readme, options.card]
-        before = [path.read_text(encoding="utf-8") for path in files]
-        after = [inserted(text, part) for text, part in zip(before, (block(found), card(found)), strict=True)]
-    except (ValueError, OSError) as problem:
-        print(f"accuracy.report: {problem}", file=sys.stderr)
-        return 2
-    others = [path for path, old, new in zip(files, before, after, strict=True) if old != new]
-    for path in others if options.check else ():
-        print(f"accuracy.report: the tables in {path} are not what the rows give", file=sys.stderr)
-    for path, text in zip(files, after, strict=True) if not options.check else ():
-        write_atomically(path, text.encode("utf-8"))
-    return int(options.check and bool(others))
+        return {options.readme: block(found), options.card: card(found)}
+
+    return settle("accuracy.report", tables, dict, options.check)
 
 
 def load(results: Path) -> list[Row]:

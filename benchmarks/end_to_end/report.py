@@ -6,12 +6,12 @@ import argparse
 import io
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from streamprune_triton.report.files import write_atomically
-
-from ..report import COLORS, inserted
+from ..generated import settle
+from ..report import COLORS
 from . import rows
 from .rows import Row
 from .stages import STAGES
@@ -29,22 +29,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=HERE / "README.md", help="file with the markers")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the tables are others")
     options = parser.parse_args(argv)
-    try:
-        found = {path.stem: rows.read(path) for path in sorted(options.results.glob("*.csv"))}
-        before = options.readme.read_text(encoding="utf-8")
-        after = inserted(before, block(found))
-    except (ValueError, OSError) as problem:
-        print(f"end_to_end.report: {problem}", file=sys.stderr)
-        return 2
-    if options.check:
-        if after != before:
-            print(f"end_to_end.report: the tables in {options.readme} are not what the rows give", file=sys.stderr)
-        return int(after != before)
-    for stem, measured in found.items():
-        if panels(measured):
-            write_atomically(options.results / f"{stem}-breakdown.png", plot(measured))
-    write_atomically(options.readme, after.encode("utf-8"))
-    return 0
+
+    @cache
+    def found() -> dict[str, list[Row]]:
+        return {path.stem: rows.read(path) for path in sorted(options.results.glob("*.csv"))}
+
+    def pictures() -> dict[Path, bytes]:
+        stacked = {stem: measured for stem, measured in found().items() if panels(measured)}
+        return {options.results / f"{stem}-breakdown.png": plot(measured) for stem, measured in stacked.items()}
+
+    return settle("end_to_end.report", lambda: {options.readme: block(found())}, pictures, options.check)
 
 
 def block(found: dict[str, list[Row]]) -> str:
