@@ -22,7 +22,7 @@ class CarrierLayer(CacheLayerMixin):
         self._rows, self._layer = rows, layer  # not the cache: a cycle would keep forgotten forks alive
 
     @property
-    def is_initialized(self) -> bool:  # type: ignore[override]
+    def is_initialized(self) -> bool:
         return self._rows.storage is not None
 
     @property
@@ -42,7 +42,7 @@ class CarrierLayer(CacheLayerMixin):
     def get_seq_length(self, *_: Any) -> int:
         return self._rows.lengths[self._layer]
 
-    def get_mask_sizes(self, query: int | torch.Tensor) -> tuple[int, int]:  # type: ignore[override]
+    def get_mask_sizes(self, query: int | torch.Tensor) -> tuple[int, int]:
         """(rows after a forward of this query, 0). The query comes as its length, in older releases as positions."""
         return self.get_seq_length() + (query if isinstance(query, int) else query.shape[0]), 0
 

@@ -41,7 +41,7 @@ class PackedLayer(CacheLayerMixin):
     def get_seq_length(self, *_: Any) -> int:
         return sum(cache.get_seq_length(self._layer) for cache in self._caches)
 
-    def get_mask_sizes(self, query: int | torch.Tensor) -> tuple[int, int]:  # type: ignore[override]
+    def get_mask_sizes(self, query: int | torch.Tensor) -> tuple[int, int]:
         return self.get_seq_length() + (query if isinstance(query, int) else query.shape[0]), 0
 
     def get_max_length(self) -> int:

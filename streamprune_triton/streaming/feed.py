@@ -85,10 +85,11 @@ class FrameQueue:
             ValueError, TypeError: naming the argument, also for frames of another size; nothing was added.
             RuntimeError: where the queue is closed, also while `put` waits; the first of the frames may be in it.
         """
-        single = isinstance(frames, (np.ndarray, torch.Tensor)) and frames.ndim == 3
+        if isinstance(frames, (np.ndarray, torch.Tensor)) and frames.ndim == 3:
+            frames = frames[None]
         with self._changed:
             self._check()
-            images = checked(frames[None] if single else frames, self._like)  # type: ignore[call-overload]
+            images = checked(frames, self._like)
             self._like = images[:0].copy() if len(images) else self._like
             for image in images:
                 self._make_room()
