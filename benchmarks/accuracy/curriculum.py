@@ -18,6 +18,7 @@ STAGES: tuple[tuple[float, dict[int, float]], ...] = (
     (0.35, {4: 0.1, 8: 0.3, 16: 0.4, 32: 0.2}),
 )
 PRUNED = 0.7  # share of batches with dropped tokens
+WAYS = ("temporal", "spatial", "both", "random")  # equally often, so that no rule of dropping is at home
 QUESTIONS = 10  # a clip
 ROWS = 3500  # of text and visual tokens in a batch
 
@@ -28,7 +29,7 @@ class Task(NamedTuple):
     steps: int
     clips: int
     kept: int  # visual tokens of each clip
-    spatial: bool  # prune by neighbours, too
+    way: str  # one of WAYS
 
 
 def mixture(progress: float) -> dict[int, float]:
@@ -49,9 +50,9 @@ def draw(rng: np.random.Generator, progress: float, text: int, rows: int = ROWS)
     steps = int(rng.choice(list(mix), p=list(mix.values())))
     share = 1 - rng.uniform(0.4, 0.92) if rng.random() < PRUNED else 1.0
     kept = max(6, round(share * steps * AREA))
-    return Task(steps, max(3, rows // (text + kept)), kept, bool(rng.integers(2)))
+    return Task(steps, max(3, rows // (text + kept)), kept, WAYS[rng.integers(len(WAYS))])
 
 
 def keep(task: Task, batch: Batch) -> torch.Tensor:
-    """(B, kept) the tokens that stay: the least redundant ones, the threshold being the clip's own."""
-    return chosen(batch.x, task.kept, task.spatial, noise=0.05)
+    """(B, kept) the tokens that stay: the least redundant ones by the task's way."""
+    return chosen(batch.x, task.kept, task.way, noise=0.05)

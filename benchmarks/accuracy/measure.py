@@ -58,7 +58,7 @@ def correct(net: Network, batch: Batch, keep: torch.Tensor, behind_time: bool = 
 def least(batch: Batch, share: float) -> torch.Tensor:
     """(B, K) a share of each clip's tokens, those least like the step before."""
     count = batch.x.shape[1] * AREA
-    return chosen(batch.x, max(1, round(share * count)), spatial=False, noise=0.0)
+    return chosen(batch.x, max(1, round(share * count)))
 
 
 def scores(net: Network, given: Iterable[Batch], share: float, behind_time: bool = False) -> dict[str, Score]:

@@ -178,7 +178,7 @@ def _half(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([-b, a], -1)
 
 
-def chosen(x: torch.Tensor, count: int, spatial: bool, noise: float) -> torch.Tensor:
-    """(B, count) tokens to keep of features (B, T, AREA, D), by redundancy with some noise in the order."""
-    rank = redundancy(x.detach(), spatial)
+def chosen(x: torch.Tensor, count: int, way: str = "temporal", noise: float = 0.0) -> torch.Tensor:
+    """(B, count) tokens to keep of features (B, T, AREA, D), see `redundancy`, with some noise in the order."""
+    rank = redundancy(x.detach(), way)
     return least_redundant(rank + noise * torch.rand_like(rank), count)

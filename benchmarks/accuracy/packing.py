@@ -82,23 +82,33 @@ def _mask(first: int, step: torch.Tensor, asked: torch.Tensor, slot: torch.Tenso
     return mask[:, None]
 
 
-def redundancy(x: torch.Tensor, spatial: bool) -> torch.Tensor:
-    """(B, T*AREA) of features (B, T, AREA, D): the operator's exact-budget rank, higher goes first.
+def redundancy(x: torch.Tensor, way: str = "temporal") -> torch.Tensor:
+    """(B, T*AREA) of features (B, T, AREA, D): what an exact budget ranks by, higher goes first.
 
-    The cosine similarity to the step before (-1 in the first step), and with `spatial` its maximum with that to the
-    most similar 4-neighbour for tokens of odd row + column.
+    Args:
+        x: the features.
+        way: "temporal", the cosine similarity to the step before (-1 in the first step); "spatial", that to the most
+            similar 4-neighbour; "both", their maximum, the spatial one for tokens of odd row + column alone; "random".
     """
+    if way == "random":
+        return torch.rand(x.shape[:3], device=x.device).flatten(1)
     unit = torch.nn.functional.normalize(x, dim=-1)
-    rank = torch.full(x.shape[:3], -1.0)
+    if way == "spatial":
+        return _nearest(unit).flatten(1)
+    rank = torch.full(x.shape[:3], -1.0, device=x.device)
     rank[:, 1:] = (unit[:, 1:] * unit[:, :-1]).sum(-1)
-    if spatial:
-        grid = unit.unflatten(2, (GRID, GRID))
-        down = torch.nn.functional.pad((grid[:, :, 1:] * grid[:, :, :-1]).sum(-1), (0, 0, 1, 1), value=-1.0)
-        right = torch.nn.functional.pad((grid[..., 1:, :] * grid[..., :-1, :]).sum(-1), (1, 1), value=-1.0)
-        best = torch.stack([down[:, :, 1:], down[:, :, :-1], right[..., 1:], right[..., :-1]]).amax(0).flatten(2)
+    if way == "both":
         odd = places().sum(1) % 2 == 1
-        rank = torch.where(odd, torch.maximum(rank, best), rank)
+        rank = torch.where(odd, torch.maximum(rank, _nearest(unit)), rank)
     return rank.flatten(1)
+
+
+def _nearest(unit: torch.Tensor) -> torch.Tensor:
+    """(B, T, AREA) the largest cosine with a 4-neighbour of unit vectors (B, T, AREA, D)."""
+    grid = unit.unflatten(2, (GRID, GRID))
+    down = torch.nn.functional.pad((grid[:, :, 1:] * grid[:, :, :-1]).sum(-1), (0, 0, 1, 1), value=-1.0)
+    right = torch.nn.functional.pad((grid[..., 1:, :] * grid[..., :-1, :]).sum(-1), (1, 1), value=-1.0)
+    return torch.stack([down[:, :, 1:], down[:, :, :-1], right[..., 1:], right[..., :-1]]).amax(0).flatten(2)
 
 
 def least_redundant(rank: torch.Tensor, count: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 1. The vision tower learns, from dense labels on two-step clips, what each token shows (train_tower.py).
 2. The tower is frozen. The language model learns to answer, ten questions packed behind each clip (packing.py), on
-   clips that grow from 2 to 32 steps (curriculum.py), most of them pruned by the operator's own rank, with losses on
+   clips that grow from 2 to 32 steps (curriculum.py), most of them pruned, by one of four rules, with losses on
    inner states of visual tokens: where and when they are, what is new or gone at them, what was seen so far.
 
 A run may be killed at any time and goes on where its last checkpoint, at most two minutes old, left it: the same
@@ -202,7 +202,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tower-steps", type=int, default=1500)
-    parser.add_argument("--text-steps", type=int, default=15000)
+    parser.add_argument("--text-steps", type=int, default=3200)
     parser.add_argument("--rows", type=int, default=curriculum.ROWS, help="of text and visual tokens in a batch")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)

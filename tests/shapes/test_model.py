@@ -164,7 +164,7 @@ def test_pruned_it_is_the_model_given_the_kept_tokens(built, net, batch):
     """Rows, positions and mask of a pruned clip are those of the whole, gathered."""
     model = built[0]
     every = torch.arange(STEPS * batches.AREA).expand(2, -1)
-    keep = network.chosen(batch.x, 50, spatial=True, noise=0.0)
+    keep = network.chosen(batch.x, 50, "both")
     behind = torch.tensor([True, False])
     whole, part = (packing.pack(batch, net.words, each, behind) for each in (every, keep))
     first = len(net.words.before)
@@ -179,14 +179,15 @@ def test_pruned_it_is_the_model_given_the_kept_tokens(built, net, batch):
 
 
 def test_the_rank_is_the_operators(batch):
-    """Exact budget over a clip, without the spatial part and with it."""
+    """Exact budget over a clip, by time, by space on all tokens, and by both."""
     import streamprune_triton as sp
 
     grid = batch.x[0].unflatten(1, (batches.GRID, batches.GRID))
-    for spatial in (False, True):
-        config = sp.PruneConfig(keep_tokens=60, scope="clip", mask="checkerboard" if spatial else None)
-        ours = network.chosen(batch.x[:1], 60, spatial, noise=0.0)[0]
-        assert torch.equal(ours, sp.prune(grid, config).indices.cpu())
+    for way, mask in (("temporal", None), ("both", "checkerboard")):
+        config = sp.PruneConfig(keep_tokens=60, scope="clip", mask=mask)
+        assert torch.equal(network.chosen(batch.x[:1], 60, way)[0], sp.prune(grid, config).indices.cpu())
+    spatial = sp.prune(grid, sp.PruneConfig(temporal_threshold=None, mask="all")).spatial.flatten()
+    assert torch.equal(network.chosen(batch.x[:1], 60, "spatial")[0], spatial.argsort(stable=True)[:60].sort().values)
 
 
 def test_history_of_colours():
@@ -231,7 +232,7 @@ def test_one_step_of_training_lowers_the_loss(built, batch):
     net = network.Network(model, processor)
     inner = model.model.language_model
     optimizers = Optimizers([inner, model.lm_head, *net.text_heads], list(inner.layers), 2e-3)
-    keep = network.chosen(batch.x, 60, spatial=False, noise=0.0)
+    keep = network.chosen(batch.x, 60, "temporal")
     values = []
     for _ in range(3):
         losses, _ = net.losses(batch, keep, torch.tensor([True, False]))
