@@ -244,7 +244,7 @@ def test_bad_memory_and_model(clip: Path, tmp_path: Path, capsys: pytest.Capture
         (["--max-tokens", "0"], "--max-tokens: must be a whole number of at least 1, got '0'"),
         (["--max-tokens", "1"], "memory.max_tokens must be at least 4, the tokens of one step, got 1"),
         (["--memory", "hybrid", "--config", "carrier=none"], 'config.carrier must be "all" or "kept"'),
-        (["--model", "tiny:gpt"], "--model: no tiny model 'gpt'; there are tiny:internvl, "),
+        (["--model", "tiny:gpt"], "--model: no tiny model 'gpt'; there are tiny:glm4v, "),
         (["--model", "tiny:NAMES"], "--model: no tiny model 'NAMES'; there are "),
         (["--save", tmp_path], "cannot be written: give a file in a folder that is there"),
         (["--save", tmp_path / "none" / "file"], "cannot be written: give a file in a folder that is there"),

@@ -62,28 +62,32 @@ def move(kv: torch.Tensor, sources: np.ndarray, holes: np.ndarray) -> None:
         launch(table, kv)
 
 
-def rotate(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: np.ndarray | None) -> None:
+def rotate(
+    keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: np.ndarray | None, pairs: bool = False
+) -> None:
     """Turns the first 2 F features of rows of keys (layers, heads, capacity, head_dim) by cos, sin (R, F) float32.
 
-    (k1, k2) -> (k1 cos - k2 sin, k2 cos + k1 sin) for k1 the first F features and k2 the next F, in float32.
+    (k1, k2) -> (k1 cos - k2 sin, k2 cos + k1 sin) for k1 the first F features and k2 the next F, in float32; with
+    `pairs` for k1 the even and k2 the odd ones.
     Rows are 0 .. R - 1 where `rows` (R,) is None.
     """
     table = None if rows is None else on(keys.device, rows)
     if not runs_triton(keys.device):
-        _rotate(keys, cos, sin, table)
+        _rotate(keys, cos, sin, table, pairs)
         return
     from ..kernels.cache_rotate import rotate as launch
 
     with torch.cuda.device_of(keys):
-        launch(table, keys, cos, sin)
+        launch(table, keys, cos, sin, pairs)
 
 
-def _rotate(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: torch.Tensor | None) -> None:
+def _rotate(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: torch.Tensor | None, pairs: bool) -> None:
     count, f = cos.shape
     turned = keys[..., : 2 * f]
     old = turned[:, :, :count] if rows is None else turned.index_select(2, rows)
-    k1, k2 = old.float().split(f, dim=-1)
-    new = torch.cat([k1 * cos - k2 * sin, k2 * cos + k1 * sin], dim=-1).to(keys.dtype)
+    axis = -1 if pairs else -2
+    k1, k2 = old.float().unflatten(-1, (f, 2) if pairs else (2, f)).unbind(axis)
+    new = torch.stack([k1 * cos - k2 * sin, k2 * cos + k1 * sin], axis).flatten(-2).to(keys.dtype)
     if rows is None:
         turned[:, :, :count] = new
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +23,17 @@ class Rotary:
         inv_freq: (F,) float32, radians a position, of the first 2 F features of a head.
         axis: (F,) int64, below `axes`.
         axes: 1 for plain RoPE, 3 for M-RoPE.
+        pairs: whether the model turns feature 2 f with 2 f + 1, as GLM does, not f with f + F (`rotate_half`).
     """
 
     inv_freq: torch.Tensor
     axis: torch.Tensor
     axes: int
+    pairs: bool = False
 
     @classmethod
     def of(cls, model: Any) -> Rotary:
         """Of a decoder of transformers, or of its `rotary_emb`, asked which frequency answers to which axis.
-
-        The model must turn halves (`rotate_half`: feature f with f + F), as those of Qwen, Llama and Mistral do.
 
         Raises:
             ValueError: where frequencies change with the length (rope types dynamic, longrope), and where the model
@@ -45,10 +46,10 @@ class Rotary:
         kind = getattr(module, "rope_type", "default")
         if kind in CHANGING:
             raise ValueError(f'positions="compact" is not available for rope type {kind!r}: its frequencies change')
-        section = _section(module)
+        section, pairs = _section(module), _pairs(module)
         if section is None:
-            return cls(inv_freq.detach().float(), torch.zeros_like(inv_freq, dtype=torch.int64), 1)
-        return cls(inv_freq.detach().float(), _axis(module, section, inv_freq), len(section))
+            return cls(inv_freq.detach().float(), torch.zeros_like(inv_freq, dtype=torch.int64), 1, pairs)
+        return cls(inv_freq.detach().float(), _axis(module, section, inv_freq), len(section), pairs)
 
     def tables(self, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos, sin (R, F) float32 for `CarrierCache.rotate`: of keys whose positions change by shift (axes, R).
@@ -71,6 +72,13 @@ def _section(module: Any) -> list[int] | None:
     return None if section is None else list(section)
 
 
+def _pairs(module: Any) -> bool:
+    """Asks the function that turns a key of the module's model: a vision tower's may have another beside it."""
+    names = vars(sys.modules[type(module).__module__])
+    turn = names.get("rotate_half_llm", names.get("rotate_half"))
+    return turn is not None and turn(torch.arange(4.0)).tolist() == [-1.0, 0.0, -3.0, 2.0]
+
+
 @torch.no_grad()
 def _axis(module: Any, section: list[int], inv_freq: torch.Tensor) -> torch.Tensor:
     """(F,) int64: the axis that each frequency answers to when one axis after the other moves by 1."""
@@ -79,7 +87,8 @@ def _axis(module: Any, section: list[int], inv_freq: torch.Tensor) -> torch.Tens
     _, sin = module(inv_freq.new_zeros(1, axes, 1, dtype=torch.float32), positions)
     if sin.ndim == 4 and sum(section) == f:  # releases in which attention picks the axes later, section by section
         return torch.repeat_interleave(torch.arange(axes), torch.tensor(section)).to(inv_freq.device)
-    answers = sin[0, ..., :f] != 0  # (axes, F)
+    doubled = torch.equal(sin[..., ::2], sin[..., 1::2])  # each beside itself, or one half behind the other
+    answers = (sin[0, :, ::2] if doubled else sin[0, :, :f]) != 0  # (axes, F)
     if sin.shape != (1, axes, 2 * f) or bool((answers.sum(0) != 1).any()):
         raise ValueError(f"model must drive each frequency by one axis of its positions, got {type(module).__name__}")
     return answers.int().argmax(0)

@@ -28,6 +28,12 @@ _FAMILIES = {
     "llava_next_video": ("llava_next_video", "LlavaNextVideo"),
     "internvl": ("internvl", "InternVL"),
     "video_llama_3": ("video_llama_3", "VideoLlama3"),
+    "qwen3_5": ("qwen3_5", "Qwen35"),
+    "qwen3_5_moe": ("qwen3_5", "Qwen35"),
+    "glm4v": ("glm4v", "Glm4V"),
+    "glm4v_moe": ("glm4v", "Glm4V"),
+    "glm46v": ("glm4v", "Glm4V"),
+    "smolvlm": ("smolvlm", "SmolVLM"),
 }
 
 

@@ -14,6 +14,8 @@ from .frames import Frames
 class InternVL(Frames):
     """The adapter of InternVL, see `base.Adapter`. Only the text tells a video's frames from images."""
 
+    reach = 16  # tokens in front of a video's first picture that tell it
+
     @classmethod
     def without_processor(cls, model: Any) -> InternVL:
         """With the tokenizer of the checkpoint that the model came from. Raises ValueError where there is none."""
@@ -57,10 +59,10 @@ class InternVL(Frames):
         steps = end = 0  # steps of the video that may go on, and where it ends so far
         for run in at.tensor_split(cuts.cpu()) if len(at) else ():
             begin, one = int(run[0]), len(run) == self.side**2  # an image may be several pictures in a row
-            if one and steps and self._read(row[end:begin]) == self._after(steps):
+            if one and steps and self._goes_on(self._read(row[end:begin]), steps):
                 steps += 1
             else:
-                steps = int(one and self._read(row[max(end, begin - 16) : begin]).endswith(self._before(0)))
+                steps = int(one and self._begins(self._read(row[max(end, begin - self.reach) : begin])))
                 videos.extend([[]] if steps else [])
             if steps:
                 videos[-1].append(run.view(self.side, self.side))
@@ -71,8 +73,13 @@ class InternVL(Frames):
         newline = "\n" if step else ""
         return f"{newline}Frame{step + 1}: {self.processor.tokenizer.start_image_token}"
 
-    def _after(self, steps: int) -> str:
-        return self.processor.tokenizer.end_image_token + self._before(steps)
+    def _begins(self, text: str) -> bool:
+        """Whether a video begins behind the text."""
+        return text.endswith(self._before(0))
+
+    def _goes_on(self, text: str, steps: int) -> bool:
+        """Whether the text stands between so many steps of a video and the next one."""
+        return text == self.processor.tokenizer.end_image_token + self._before(steps)
 
     def _read(self, ids: torch.Tensor) -> str:
         return self.processor.tokenizer.decode(ids, clean_up_tokenization_spaces=False)

@@ -30,7 +30,12 @@ def with_grids(inputs: dict[str, Any], videos: torch.Tensor) -> dict[str, Any]:
 
 
 def _expanded(grids: torch.Tensor, lengths: list[int], videos: torch.Tensor) -> torch.Tensor:
-    """The grids of every row: beam search repeats a prompt and its videos' features, V * times `lengths`."""
+    """The grids of every row: beam search repeats a prompt and its videos' features, V * times `lengths`.
+
+    A tower that sees each step as an image was told as many grids (1, h, w); there is no beam search over those.
+    """
+    if len(grids) >= len(lengths):
+        return grids
     times, rest, found = len(lengths) // len(grids), list(grids), []
     lengths = list(lengths)
     for count in videos[::times].sum(1).tolist():

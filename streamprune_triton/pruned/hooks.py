@@ -118,6 +118,8 @@ class Hooks(threading.local):
         mask, positions = _mask(given, begin), _positions(given, begin)
         own = mask[:, begin:] != 0
         columns = Columns.of(own & ~self._dropped(given["inputs_embeds"], videos))
+        if begin and self.adapter.sums_up and not bool(columns.valid.all()):
+            raise ValueError("past_key_values must be empty for prompts of different lengths with linear attention")
         mask = torch.cat([mask[:, :begin], columns.valid.to(mask)], 1)
         self.columns, self.past = columns, Past(mask, next_position(positions, own), begin + own.shape[1])
         return {

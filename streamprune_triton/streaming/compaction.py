@@ -82,7 +82,7 @@ def compacted(past: Past, layout: Layout, rotary: Rotary) -> Past:
     moved = np.flatnonzero(shift.any(0))
     if len(moved):
         cos, sin = rotary.tables(torch.from_numpy(shift[:, moved]))
-        past.cache.rotate(cos, sin, moved)
+        past.cache.rotate(cos, sin, moved, rotary.pairs)
     rows = past.rows.placed(position)
     return replace(past, rows=rows, cursor=found.cursor, position=found.end, top=found.top)
 

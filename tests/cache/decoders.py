@@ -19,11 +19,12 @@ SIZES = {
     "initializer_range": 0.2,
 }
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
-NAMES = ("llama", "qwen2", "qwen2_5_vl", "qwen3_vl")
+HALF = {"partial_rotary_factor": 0.5}
+NAMES = ("llama", "qwen2", "glm", "qwen2_5_vl", "qwen3_vl")  # glm turns pairs
 
 
 def decoder(name: str, **more: Any) -> tuple[Any, Any]:
-    """(model, configuration): a causal LM of text for llama and qwen2, the text model of the others."""
+    """(model, configuration): a causal LM of text for llama, qwen2 and glm, the text model of the others."""
     import transformers as hf
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
     from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
@@ -31,6 +32,7 @@ def decoder(name: str, **more: Any) -> tuple[Any, Any]:
     makers: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         "llama": (hf.LlamaForCausalLM, hf.LlamaConfig, {"rope_parameters": ROPE}),
         "qwen2": (hf.Qwen2ForCausalLM, hf.Qwen2Config, {"rope_parameters": ROPE}),
+        "glm": (hf.GlmForCausalLM, hf.GlmConfig, {"rope_parameters": ROPE | HALF, "head_dim": 16}),
         "qwen2_5_vl": (
             Qwen2_5_VLTextModel,
             hf.Qwen2_5_VLTextConfig,

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import unmodified
 
 from streamprune_triton import Memory, PruneConfig, StreamingSession
+from streamprune_triton.models import tiny
 
+STREAMED = tuple(name for name in tiny.NAMES if name not in unmodified.UNSTREAMED)  # families that sessions run on
 KINDS = ("qwen2_5_vl", "qwen3_vl", "llava_onevision")  # one of each layout: time in positions, in text, 1-D positions
 NOTHING = PruneConfig(temporal_threshold=None, spatial_threshold=None)
 NEVER = PruneConfig(temporal_threshold=1.0, spatial_threshold=1.0)

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 import unmodified
-from streams import ATOL, KINDS, NOTHING, SOME, WHAT, Heard, answer, fed, order, same_past
+from streams import ATOL, KINDS, NOTHING, SOME, STREAMED, WHAT, Heard, answer, fed, order, same_past
 from transformers import DynamicCache
 
 from streamprune_triton import Memory, StreamingSession
 from streamprune_triton.cache import CarrierCache, Rotary
-from streamprune_triton.models import tiny
 from streamprune_triton.models.positions import Cursor
 from streamprune_triton.streaming.compaction import compacted
 from streamprune_triton.streaming.past import Past
@@ -44,13 +43,13 @@ def shifted(past: Past, by: int, rotary: Rotary) -> Past:
     """The past with every position moved."""
     rows = past.rows
     cos, sin = rotary.tables(torch.full(rows.position.shape, by))
-    past.cache.rotate(cos, sin)
+    past.cache.rotate(cos, sin, pairs=rotary.pairs)
     cursor = None if past.cursor is None else Cursor(past.cursor.start + by, past.cursor.steps)
     return replace(past, rows=rows.placed(rows.position + by), cursor=cursor, position=past.position + by)
 
 
 @pytest.mark.parametrize("by", [1, 37, 4000])
-@pytest.mark.parametrize("family", tiny.NAMES, indirect=True)
+@pytest.mark.parametrize("family", STREAMED, indirect=True)
 def test_a_shift_of_all_positions_changes_no_answer(family, heard: Heard, by: int):
     session = fed(family, unmodified.film(10), 2, SOME, Memory("hybrid", recent_frames=2))
     expected = answer(session, heard)
@@ -107,7 +106,7 @@ def test_closing_no_gap_changes_nothing(family):
 
 
 @pytest.mark.parametrize("memory", MEMORIES[1:], ids=lambda memory: memory.mode)
-@pytest.mark.parametrize("family", tiny.NAMES, indirect=True)
+@pytest.mark.parametrize("family", STREAMED, indirect=True)
 def test_keys_are_those_of_a_model_that_read_them_there(family, heard: Heard, memory: Memory):
     """In the first layer, whose keys depend on their own token and position alone. Nothing is dropped, so that a
     row's slot is its number in what was read."""

@@ -8,22 +8,9 @@ import numpy as np
 import pytest
 import torch
 import unmodified
-from streams import (
-    ATOL,
-    GREEDY,
-    KINDS,
-    NOTHING,
-    SOME,
-    WHAT,
-    Heard,
-    answer,
-    counts_of,
-    fed,
-    same_past,
-)
+from streams import ATOL, GREEDY, KINDS, NOTHING, SOME, STREAMED, WHAT, Heard, answer, counts_of, fed, same_past
 
 from streamprune_triton import Memory, StreamingSession
-from streamprune_triton.models import tiny
 
 SHORT = {"max_new_tokens": 4, "do_sample": False}
 
@@ -93,7 +80,7 @@ def test_what_is_read_is_the_conversation(family, heard: Heard):
     assert behind or 0 < len(whole) - len(said) < 14  # what ends the last turn is read with the next
 
 
-@pytest.mark.parametrize("family", tiny.NAMES, indirect=True)
+@pytest.mark.parametrize("family", STREAMED, indirect=True)
 def test_turns_follow_each_other(family, heard: Heard):
     """An answer is that of the model which reads all so far in one causal forward; text never falls behind."""
     session = StreamingSession(*family, NOTHING)

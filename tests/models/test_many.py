@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 import unmodified
-from streams import GREEDY, KINDS, SOME, WHAT, Heard, answer, counts_of, fed, same_past
+from streams import GREEDY, KINDS, SOME, STREAMED, WHAT, Heard, answer, counts_of, fed, same_past
 
 from streamprune_triton import Memory, PruneConfig, StreamingSession
-from streamprune_triton.models import tiny
 from streamprune_triton.models.base import Adapter
 from streamprune_triton.streaming import reader
 
@@ -30,7 +29,7 @@ def family(request: pytest.FixtureRequest) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: memory.mode)
-@pytest.mark.parametrize("family", tiny.NAMES, indirect=True)
+@pytest.mark.parametrize("family", STREAMED, indirect=True)
 def test_streams_in_one_forward_are_as_alone(family, heard: Heard, memory: Memory):
     """Of other lengths, one of them without a frame in some of the calls."""
     films = [unmodified.film(16, seed=seed) for seed in range(3)]
@@ -114,7 +113,7 @@ def test_bad_arguments(family):
 
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: memory.mode)
-@pytest.mark.parametrize("family", tiny.NAMES, indirect=True)
+@pytest.mark.parametrize("family", STREAMED, indirect=True)
 def test_threads_do_not_touch_each_other(family, memory: Memory):
     """Four sessions on one model at once, each with frames and questions of its own."""
 

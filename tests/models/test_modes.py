@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 import unmodified
-from streams import ATOL, SOME, WHAT, Heard, answer, fed, same_past
+from streams import ATOL, SOME, STREAMED, WHAT, Heard, answer, fed, same_past
 
 from streamprune_triton import Memory, PruneConfig, StreamingSession, semantic_mask
-from streamprune_triton.models import tiny
 from streamprune_triton.models.base import DeepStack
 from streamprune_triton.models.positions import Cursor
 from streamprune_triton.streaming.rows import CARRIER, FRAME_BEGIN, FRAME_END, TEXT, TOKEN
@@ -24,7 +23,7 @@ MODES = {
 }
 
 
-@pytest.fixture(scope="module", params=tiny.NAMES)
+@pytest.fixture(scope="module", params=STREAMED)
 def family(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     return unmodified.build(0, request.param)
 

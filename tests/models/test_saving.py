@@ -12,10 +12,9 @@ import torch
 import unmodified
 from safetensors import safe_open
 from safetensors.torch import save_file
-from streams import GREEDY, KINDS, SOME, WHAT, Heard, answer, counts_of, fed, same_past
+from streams import GREEDY, KINDS, SOME, STREAMED, WHAT, Heard, answer, counts_of, fed, same_past
 
 from streamprune_triton import Memory, PruneConfig, StreamingSession
-from streamprune_triton.models import tiny
 
 MEMORIES = [
     Memory("tokens", max_tokens=30),
@@ -39,7 +38,7 @@ def same_bits(a: StreamingSession, b: StreamingSession) -> bool:
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: memory.mode)
 @pytest.mark.parametrize("seen", [0, 1, 9])
-@pytest.mark.parametrize("family", tiny.NAMES, indirect=True)
+@pytest.mark.parametrize("family", STREAMED, indirect=True)
 def test_a_loaded_session_goes_on_with_the_same_bits(family, heard: Heard, tmp_path: Path, memory: Memory, seen: int):
     frames = unmodified.film(20)
     session = fed(family, frames[:seen], 1, SOME, memory, system="You see.")
@@ -152,7 +151,7 @@ def test_a_mask_of_ones_own_is_saved(family, tmp_path: Path):
 
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: memory.mode)
-@pytest.mark.parametrize("family", tiny.NAMES, indirect=True)
+@pytest.mark.parametrize("family", STREAMED, indirect=True)
 def test_forks_go_their_own_ways(family, heard: Heard, memory: Memory):
     """Each as a session that saw only what it saw, whoever writes first."""
     frames, others = unmodified.film(20), unmodified.film(20, seed=3)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 import unmodified
-from streams import ATOL, GREEDY, NEVER, NOTHING, SOME, WHAT, Heard, counts_of, order, same_past
+from streams import ATOL, GREEDY, NEVER, NOTHING, SOME, STREAMED, WHAT, Heard, counts_of, order, same_past
 
 from streamprune_triton import PruneConfig
-from streamprune_triton.models import tiny as families
 from streamprune_triton.models.base import Adapter
 from streamprune_triton.streaming import reader
 from streamprune_triton.streaming.answer import Answer
@@ -59,7 +58,7 @@ def test_at_any_rate_and_size(tiny, heard: Heard, fps: float, size: tuple[int, i
     assert_as_unmodified(tiny, heard, session, frames, "Where? é 東", fps)
 
 
-@pytest.mark.parametrize("family", families.NAMES)
+@pytest.mark.parametrize("family", STREAMED)
 def test_in_each_family(heard: Heard, family: str):
     """In chunks of 1, 2 and 7, questions in between, an odd frame waiting."""
     model = unmodified.build(0, family)
@@ -70,7 +69,7 @@ def test_in_each_family(heard: Heard, family: str):
         assert_as_unmodified(model, heard, session, frames[:end], "And now?", 2.0)
 
 
-@pytest.mark.parametrize("family", families.NAMES)
+@pytest.mark.parametrize("family", STREAMED)
 def test_pruned_in_each_family(heard: Heard, family: str):
     """The kept tokens' features, at the positions that the unmodified model has for them."""
     model = unmodified.build(0, family)
@@ -92,6 +91,14 @@ def test_pruned_in_each_family(heard: Heard, family: str):
     for n, level in enumerate(expected.levels):
         ours = torch.cat([stack.levels[n] for stack in stacks])
         torch.testing.assert_close(ours, level[stay[expected.visual[0]]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", unmodified.LINEAR)
+def test_linear_attention_is_refused(family: str):
+    model = unmodified.build(0, family)
+    for memory in (None, Memory("carriers"), Memory("hybrid", positions="compact")):
+        with pytest.raises(ValueError, match="linear attention, whose state no frame can leave, got qwen3_5"):
+            StreamingSession(*model, NOTHING, memory)
 
 
 def test_questions_between_appends(tiny, heard: Heard):

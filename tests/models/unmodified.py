@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
+import transformers
 from torchvision_shim import installed
 
 from streamprune_triton.models import tiny
 from streamprune_triton.models.processor import FrameProcessor
 
 HAVE_TORCHVISION = installed()
-PAIRED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")  # two frames a step, M-RoPE
+GLM = ("glm4v", "glm4v_moe", "glm46v")  # the same token for images and videos
+LINEAR = ("qwen3_5", "qwen3_5_moe")  # attention is linear in some layers
+UNSTREAMED = (*LINEAR, "smolvlm")  # no session runs on them
+PAIRED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", *LINEAR, *GLM)  # two frames a step, M-RoPE
 PATCHED = (*PAIRED, "video_llama_3")  # frames cut into patches, as many as they need
 
 
 def build(seed: int = 0, family: str = "qwen2_5_vl") -> tuple[Any, Any]:
-    """The tiny model and its processor."""
+    """The tiny model and its processor. Skips where this transformers has no such family."""
+    if family in LINEAR and not hasattr(transformers, "Qwen3_5Config"):
+        pytest.skip(f"transformers {transformers.__version__} has no {family}")
     return getattr(tiny, family)(seed)
 
 
@@ -42,7 +51,9 @@ def inputs(model: Any, processor: Any, frames: np.ndarray, question: str, fps: f
         more = {"use_token_compression": False} if model.config.model_type == "video_llama_3" else {}
         metadata = [{"fps": fps, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}]
         more |= {"video_metadata": metadata, "do_sample_frames": False, "return_tensors": "pt"}
-        return dict(processor(text=[text], videos=[clip], **more))
+        with warnings.catch_warnings():  # GLM's makes arrays of tensors, which NumPy 2 deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return dict(processor(text=[text], videos=[clip], **more))
     family, count = model.config.model_type, len(frames)
     if family in PATCHED:
         if count % 2 and family in PAIRED:
@@ -58,7 +69,9 @@ def inputs(model: Any, processor: Any, frames: np.ndarray, question: str, fps: f
     else:
         pixels = processor.pictures(frames)
         text = spelled(family, text, count, 16, fps)
-        given = {"pixel_values": pixels} if family == "internvl" else {"pixel_values_videos": pixels[None]}
+        given = {"pixel_values_videos": pixels[None]} if family.startswith("llava") else {"pixel_values": pixels}
+        if family == "smolvlm":
+            given = {"pixel_values": pixels[None]}
     return {**read(model, processor, [text]), **given}
 
 
@@ -73,12 +86,17 @@ def spelled(family: str, text: str, frames: int, area: int, fps: float) -> str:
     if family == "internvl":
         each = (f"Frame{n}: <img>{'<IMG_CONTEXT>' * area}</img>" for n in range(1, frames + 1))
         return _once(text, "<video>", "\n".join(each))
+    if family == "smolvlm":
+        return _once(text, "<video>", _timed_pictures(frames, area, fps))
     if family.startswith("llava"):
         newline = int(family == "llava_onevision")
         return _once(text, "<video>", "<video>" * (frames * area + newline))
     if family == "video_llama_3":
         each = (f"Time {n / fps:.1f}s:{'<|video_pad|>' * area}" for n in range(frames))
         return _once(text, "<|video_pad|>", ",".join(each))
+    if family in GLM:
+        pads = f"<|begin_of_image|>{'<|image|>' * area}<|end_of_image|>"
+        return _once(text, "<|video|>", "".join(f"{pads}{_seconds(family, n / fps)}" for n in range(0, frames, 2)))
     if not family.startswith("qwen3"):
         return _once(text, "<|video_pad|>", "<|video_pad|>" * (-(-frames // 2) * area))
     times = [(n + min(n + 1, frames - 1)) / 2 / fps for n in range(0, frames, 2)]
@@ -88,6 +106,19 @@ def spelled(family: str, text: str, frames: int, area: int, fps: float) -> str:
     wrapped = hasattr(Qwen3VLProcessor, "replace_video_token")  # newer ones leave the template's own tokens around it
     place = "<|video_pad|>" if wrapped else "<|vision_start|><|video_pad|><|vision_end|>"
     return _once(text, place, "".join(f"<{time:.1f} seconds>{pads}" for time in times))
+
+
+def _timed_pictures(frames: int, area: int, fps: float) -> str:
+    fake, words = "<fake_token_around_image>", ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+    count, length = words[frames] if frames < len(words) else frames, timedelta(seconds=int((frames - 1) / fps))
+    intro = f"You are provided the following series of {count} frames from a {length} [H:MM:SS] video.\n"
+    times = (divmod(int(n / fps), 60) for n in range(frames))
+    pictures = (f"\nFrame from {m:02d}:{s:02d}:{fake}<global-img>{'<image>' * area}{fake}" for m, s in times)
+    return intro + "".join(pictures) + "\n\n"
+
+
+def _seconds(family: str, seconds: float) -> str:
+    return f"{seconds:.1f} seconds" if family == "glm46v" else str(int(seconds))
 
 
 def _once(text: str, token: str, others: str) -> str:
@@ -108,9 +139,17 @@ def read(model: Any, processor: Any, texts: list[str], side: str = "left") -> di
     given = {"input_ids": ids, "attention_mask": mask}
     rule = getattr(model.model, "get_rope_index", None)
     if rule is not None and "mm_token_type_ids" in inspect.signature(rule).parameters:
-        config = model.config
-        given["mm_token_type_ids"] = 2 * (ids == config.video_token_id).int() + (ids == config.image_token_id).int()
+        given["mm_token_type_ids"] = _types(ids, model.config)
     return given
+
+
+def _types(ids: torch.Tensor, config: Any) -> torch.Tensor:
+    """1 for an image's tokens, 2 for a video's."""
+    image = (ids == config.image_token_id).int()
+    if config.model_type not in GLM:
+        return 2 * (ids == config.video_token_id).int() + image
+    begun, ended = ((ids == token).cumsum(1) for token in (config.video_start_token_id, config.video_end_token_id))
+    return image * (1 + (begun > ended).int())
 
 
 def generate(model: Any, given: dict[str, Any], count: int) -> tuple[list[int], torch.Tensor]:
