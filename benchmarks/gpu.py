@@ -36,11 +36,13 @@ def parts(out: Path, dry: bool, minutes: float = 9.0) -> list[Part]:
     timed = ["--cases", "dry", "--seconds", "0.01"] if dry else ["--seconds", "0.25"]
     profiler = "ncu --clock-control none --set full --kernel-name regex:similarity_kernel|compact_kernel"
     checker = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
+    tests = _python("pytest", "-q", "-p", "no:cacheprovider")
     searched = ["--out", str(out), "--minutes", f"{0.13 * minutes:g}"]
     told = ["--out", str(out / "end_to_end.csv"), "--minutes", f"{0.18 * minutes:g}"]
     return [
-        Part("correctness", 0.25, _python("pytest", "-q", "-p", "no:cacheprovider", "tests/operator", "-k", only)),
-        Part("timings", 0.3, _python("benchmarks.bench", "--out", str(out / "rows.csv"), *timed)),
+        Part("correctness", 0.25, [*tests, "tests/operator", "tests/cache", "-k", only]),
+        Part("graphs", 0.05, [*tests, "tests/models/test_graphs.py", "-k", "cuda"]),
+        Part("timings", 0.25, _python("benchmarks.bench", "--out", str(out / "rows.csv"), *timed)),
         Part("tune", 0.15, _python("benchmarks.tune", *searched, *toy)),
         Part("end_to_end", 0.2, _python("benchmarks.end_to_end", *told, *toy)),
         Part(

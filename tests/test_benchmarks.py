@@ -150,7 +150,7 @@ def test_what_is_wrong_gets_no_row(monkeypatch):
 def test_the_parts_of_the_gpu_command(tmp_path):
     for dry in (False, True):
         parts = gpu.parts(tmp_path, dry)
-        assert [part.name for part in parts][:4] == ["correctness", "timings", "tune", "end_to_end"]
+        assert [part.name for part in parts][:5] == ["correctness", "graphs", "timings", "tune", "end_to_end"]
         assert len({part.name for part in parts}) == len(parts)
         assert sum(part.share for part in parts) <= 1 + 1e-9
         for part in parts:

@@ -15,7 +15,7 @@ from . import rows
 from .bench import Bench, chosen
 from .clips import clip
 from .long import long_stream
-from .streams import streams
+from .streams import captured, streams
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 SCENARIOS: dict[str, Callable[[Bench], Iterator[rows.Row]]] = {
     "one stream, carriers": partial(streams, mode="carriers", count=1),
+    "graphs": partial(captured, mode="carriers"),
     "clip": clip,
     "many streams, carriers": lambda bench: streams(bench, "carriers", bench.sizes.streams),
     "one stream, tokens": partial(streams, mode="tokens", count=1),

@@ -115,9 +115,12 @@ class Bench:
         held = self.sizes.carriers
         return sp.Memory(mode, max_carriers=held, max_tokens=held * self.kept if mode == "tokens" else None)
 
-    def session(self, memory: sp.Memory, config: sp.PruneConfig | None = None) -> sp.StreamingSession:
+    def session(
+        self, memory: sp.Memory, config: sp.PruneConfig | None = None, graphs: bool = False
+    ) -> sp.StreamingSession:
         """With the budget, where no config says otherwise."""
-        return sp.StreamingSession(self.model, self.processor, config or self.config, memory, fps=FPS)
+        config = config or self.config
+        return sp.StreamingSession(self.model, self.processor, config, memory, fps=FPS, cuda_graphs=graphs)
 
     def frames(self, first: int, count: int) -> np.ndarray:
         """(count, side, side, 3): raw frames of a stream from number `first` on."""

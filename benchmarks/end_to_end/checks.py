@@ -61,6 +61,16 @@ def together(bench: Bench, memory: sp.Memory, count: int, steps: int = 3) -> flo
     return max(close(first_logits(bench, b), first_logits(bench, a)) for a, b in zip(one, many, strict=True))
 
 
+def captured(bench: Bench, memory: sp.Memory, steps: int = 6) -> float:
+    """A short stream in fixed shapes, on a GPU replayed, against one that is read as it comes; as `streaming`."""
+    size = bench.adapter.frames_per_step
+    plain, fixed = (bench.session(memory, graphs=graphs) for graphs in (False, True))
+    for n in range(steps):
+        for session in (plain, fixed):
+            budget(bench, session.append(bench.frames(n * size, size)))
+    return close(first_logits(bench, fixed), first_logits(bench, plain))
+
+
 @torch.no_grad()
 def streaming(bench: Bench, memory: sp.Memory, steps: int = 6, call: int = 1) -> float:
     """A short stream read `call` steps at a time, against one forward of all that it read under the semantic mask.

@@ -37,6 +37,25 @@ def streams(bench: Bench, mode: str, count: int) -> Iterator[Row]:
     yield from bench.rows(scenario, f"ours, {mode}", feed.seen, error, values)
 
 
+def captured(bench: Bench, mode: str) -> Iterator[Row]:
+    """Frames a second of one stream whose steps run in fixed shapes, as CUDA graphs on a GPU.
+
+    By the rate alone: hooks that wait for the device would be part of what is captured, so there is no breakdown.
+    """
+    memory, name = bench.memory(mode), f"one stream, {mode}, graphs"
+    error = checks.error(bench, name, lambda: checks.captured(bench, memory))
+    if error is None:
+        return
+    feed = Feed(bench, memory, 1, graphs=True)
+    for _ in range(-(-bench.sizes.carriers // WARM)):
+        feed.read(WARM)
+    feed.rate(2)
+    rates = [feed.rate(max(1, bench.sizes.steps // GROUPS)) for _ in range(GROUPS) if not bench.spent()]
+    if rates and checks.holds(bench, name, feed.check):
+        values: Values = {"frames a second": ("1/s", rates)}
+        yield from bench.rows("one stream", f"ours, {mode}, graphs", feed.seen, error, values)
+
+
 def _error(bench: Bench, memory: sp.Memory, count: int) -> float:
     alone = checks.streaming(bench, memory)
     return alone if count == 1 else max(alone, checks.together(bench, memory, min(count, PACKED)))
@@ -50,9 +69,9 @@ class Feed:
         seen: raw frames of each stream so far.
     """
 
-    def __init__(self, bench: Bench, memory: sp.Memory, count: int) -> None:
+    def __init__(self, bench: Bench, memory: sp.Memory, count: int, graphs: bool = False) -> None:
         self._bench = bench
-        self.sessions = [bench.session(memory) for _ in range(count)]
+        self.sessions = [bench.session(memory, graphs=graphs) for _ in range(count)]
         self.size = int(bench.adapter.frames_per_step)
         self.seen = 0
         self._opening = self.sessions[0].stats.kv_tokens  # rows of text in front of each video

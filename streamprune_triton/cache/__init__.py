@@ -1,6 +1,6 @@
 """The KV cache that a session's memories share: rows in memory allocated once, dropped and rotated in place.
 
-`CarrierCache` and `PackedCache` are transformers caches, so they are imported when they are first asked for.
+The caches are transformers caches, so they are imported when they are first asked for.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .carrier_cache import CarrierCache
+    from .fixed import FixedCache
     from .packed import PackedCache
     from .rotary import Rotary
 
-__all__ = ["CarrierCache", "PackedCache", "Rotary"]
+__all__ = ["CarrierCache", "FixedCache", "PackedCache", "Rotary"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from .carrier_cache import CarrierCache
 
         return CarrierCache
+    if name == "FixedCache":
+        from .fixed import FixedCache
+
+        return FixedCache
     if name == "PackedCache":
         from .packed import PackedCache
 

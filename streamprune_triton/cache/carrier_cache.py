@@ -109,6 +109,21 @@ class CarrierCache(Cache):
         """
         self._rows.reserve(rows)
 
+    def claim(self, rows: int) -> torch.Tensor:
+        """Takes so many rows behind those held, for a forward with a `FixedCache` to write to.
+
+        Until then they hold anything finite; `truncate` gives back those that are not used, and all of them where the
+        forward fails.
+
+        Returns:
+            (layers, 2, heads, capacity, head_dim), the whole memory: the same tensor until it has to grow, or a fork
+            has rows where these are.
+
+        Raises:
+            ValueError: beyond the capacity, and before the first row is written.
+        """
+        return self._rows.claim(rows)
+
     def truncate(self, length: int) -> None:
         """Forgets the rows from number `length` on, in every layer that has them; nothing is written."""
         if length < 0:
@@ -139,7 +154,7 @@ class CarrierCache(Cache):
         """Drops all rows but these. Returns as `drop` does; the order of `rows` does not matter."""
         return self._rows.keep(rows)
 
-    def rotate(self, cos: torch.Tensor, sin: torch.Tensor, rows: Numbers | None = None) -> None:
+    def rotate(self, cos: torch.Tensor, sin: torch.Tensor, rows: Numbers | None = None, pairs: bool = False) -> None:
         """Turns cached keys in place, so that they are those of other positions: one launch for all layers.
 
         (k1, k2) -> (k1 cos - k2 sin, k2 cos + k1 sin), k1 the first F features of a key and k2 the next F, the layout
@@ -149,8 +164,9 @@ class CarrierCache(Cache):
         Args:
             cos, sin: (R, F) float32 on the cache's device, 2 F <= head_dim; see `rotary.Rotary.tables`.
             rows: (R,) distinct numbers of rows, on the host; None for all in their order.
+            pairs: k1 the even and k2 the odd ones of the first 2 F features, see `rotary.Rotary.pairs`.
         """
-        self._rows.rotate(cos, sin, rows)
+        self._rows.rotate(cos, sin, rows, pairs)
 
     def fork(self) -> CarrierCache:
         """Another cache with the same rows that goes its own way, as `copy.deepcopy` gives it, too.

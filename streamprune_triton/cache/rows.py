@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,25 @@ class Rows:
             self._allocate((keys.shape[1], keys.shape[3]), keys.dtype, keys.device)
         start = self.lengths[layer]
         stop = start + keys.shape[2]
-        kv = self._own(start, stop, layer)
+        kv = self._own(start, stop, (layer,))
         with torch.no_grad():
             kv[layer, 0, :, start:stop] = keys[0]
             kv[layer, 1, :, start:stop] = values[0]
         return self.view(layer)
+
+    def claim(self, rows: int) -> torch.Tensor:
+        """Takes so many rows in every layer, with whatever finite values; see `CarrierCache.claim`."""
+        start, layers = self.length, range(len(self.lengths))
+        stop = start + rows
+        if self.capacity is not None and stop > self.capacity:
+            raise ValueError(f"rows must be at most {self.capacity - start} to fit the capacity, got {rows}")
+        if self.storage is None:
+            raise ValueError("rows must have been written before others are claimed")
+        kv = self._own(start, stop, layers)
+        if not self.storage.finite:
+            kv[:, :, :, start:].zero_()
+            self.storage.finite = True
+        return kv
 
     def truncate(self, length: int, layer: int | None = None) -> None:
         """Forgets the rows from number `length` on, of one layer or of all."""
@@ -108,7 +122,7 @@ class Rows:
         leaves[moves.numbers(rows, len(leaves))] = False
         return self.drop(np.flatnonzero(leaves))
 
-    def rotate(self, cos: torch.Tensor, sin: torch.Tensor, rows: Numbers | None = None) -> None:
+    def rotate(self, cos: torch.Tensor, sin: torch.Tensor, rows: Numbers | None = None, pairs: bool = False) -> None:
         """Turns the keys of these rows, or of all, in all layers; see `CarrierCache.rotate`."""
         length = self.length
         each = None if rows is None else moves.numbers(rows, length)
@@ -117,7 +131,7 @@ class Rows:
         check_tables(self.storage.kv, cos, sin, length if each is None else len(each))
         if cos.numel():
             kv = self._own(0 if each is None else int(each.min()))
-            moves.rotate(kv[:, 0], cos.contiguous(), sin.contiguous(), each)
+            moves.rotate(kv[:, 0], cos.contiguous(), sin.contiguous(), each, pairs)
 
     def fork(self) -> Rows:
         """Another with the same rows, in the same memory until one of the two writes over the other's."""
@@ -163,10 +177,10 @@ class Rows:
         self.storage = storage
         return storage.kv
 
-    def _own(self, first: int, stop: int = 0, layer: int | None = None) -> torch.Tensor:
+    def _own(self, first: int, stop: int = 0, layers: Iterable[int] = ()) -> torch.Tensor:
         """The memory, with room for `stop` rows, in which no other has a row from number `first` on.
 
-        With a layer, its length becomes `stop` before anybody else may look, which tells the others to keep off.
+        The lengths of `layers` become `stop` before anybody else may look, which tells the others to keep off.
         """
         storage = self.storage
         assert storage is not None
@@ -176,6 +190,6 @@ class Rows:
                 capacity = max(2 * storage.capacity, stop) if full else storage.capacity
                 kv = self._enter(storage.copy(max(self.lengths), capacity))
                 storage.sharers.discard(self)
-            if layer is not None:
+            for layer in layers:
                 self.lengths[layer] = stop
         return kv

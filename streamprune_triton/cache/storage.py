@@ -18,6 +18,7 @@ class Storage:
     Attributes:
         kv: (layers, 2, heads, capacity, head_dim), keys before values, contiguous. Without values where no row is.
         sharers: the `Rows` that live in it, held weakly, so that one that is forgotten costs nothing.
+        finite: whether all of it is known to be, rows that nobody wrote included.
         lock: held while it is decided who may write where, and while the rows of one that leaves are copied.
     """
 
@@ -26,6 +27,7 @@ class Storage:
         with torch.inference_mode(False):  # an inference tensor could not be written outside of that mode
             self.kv = torch.empty((layers, 2, heads, capacity, dim), dtype=dtype, device=device)
         self.sharers: weakref.WeakSet[Rows] = weakref.WeakSet()
+        self.finite = False
         self.lock = threading.Lock()
 
     @property

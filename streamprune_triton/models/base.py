@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,20 @@ class DeepStack(NamedTuple):
     levels: tuple[torch.Tensor, ...]  # (K, D) each, K = at.sum()
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def inference(method: Method) -> Method:
+    """A method of an adapter that autograd sees only where the adapter is to have `gradients`."""
+
+    @wraps(method)
+    def called(self: Adapter, *args: Any, **kwargs: Any) -> Any:
+        with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
+            return method(self, *args, **kwargs)
+
+    return cast(Method, called)
+
+
 class Adapter:
     """One model and its processor, seen from a session. Tensors are on the model's device but for token ids.
 
@@ -38,10 +53,14 @@ class Adapter:
     Attributes:
         frames_per_step: raw frames that make one temporal step of the model's grid.
         needs: attributes that a processor of the family must have.
+        sums_up: whether layers keep a sum of what they have read, in which even padding leaves a trace.
+        gradients: whether autograd sees what the adapter does with the model: for training, never in a session.
     """
 
     frames_per_step: int = 1
     needs: tuple[str, ...] = ("tokenizer", "apply_chat_template")
+    sums_up: bool = False
+    gradients: bool = False
 
     def __init__(self, model: Any, processor: Any) -> None:
         """Raises TypeError where the processor lacks something."""
@@ -133,6 +152,9 @@ class Adapter:
             grid: (H, W).
             fps: raw frames a second.
             carrier: whether each step ends with a carrier.
+
+        Raises:
+            ValueError: where no session can run on the model.
         """
         raise NotImplementedError
 
@@ -155,17 +177,17 @@ class Adapter:
         """The decoder, without its head: takes inputs_embeds, position_ids, attention_mask, past_key_values."""
         return self.model.model.language_model
 
-    @torch.no_grad()
+    @inference
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """(L, D) embeddings of token ids (L,)."""
         return self.model.get_input_embeddings()(ids.to(self.model.device))
 
-    @torch.no_grad()
+    @inference
     def forward(
         self,
         embeds: torch.Tensor,
         positions: torch.Tensor,
-        cache: Cache,
+        cache: Cache | None,
         mask: torch.Tensor | None = None,
         deepstack: DeepStack | None = None,
     ) -> torch.Tensor:
@@ -174,6 +196,7 @@ class Adapter:
         Args:
             embeds: (L, D).
             positions: (A, L) int64, one axis, or time, row and column.
+            cache: None: nothing is before the rows, and nothing is kept of them.
             mask: (L, cached + L) bool, True where a new token sees a row; None: causal.
             deepstack: for the families that have it.
         """
@@ -182,12 +205,12 @@ class Adapter:
             position_ids=self._position_ids(positions).to(embeds.device),
             attention_mask=None if mask is None else attention_mask(mask, self.model),
             past_key_values=cache,
-            use_cache=True,
+            use_cache=cache is not None,
             **self._deepstack(deepstack),
         )
         return output.last_hidden_state[0]
 
-    @torch.no_grad()
+    @inference
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(L, V) of hidden states (L, D)."""
         return self.model.get_output_embeddings()(hidden)

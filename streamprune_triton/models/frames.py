@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import Adapter, Features
+from .base import Adapter, Features, inference
 from .positions import Flat
 from .processor import FrameProcessor
 
@@ -44,7 +44,7 @@ class Frames(Adapter):
     def features(self, pixels: torch.Tensor) -> Features:
         return self.many_features([pixels])[0]
 
-    @torch.no_grad()
+    @inference
     def many_features(self, pixels: Sequence[torch.Tensor]) -> list[Features]:
         counts = [len(each) for each in pixels]
         with _lock(self.model):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .base import Adapter
+from .base import Adapter, inference
 from .llava_next_video import LlavaNextVideo
 
 
@@ -29,7 +29,7 @@ class LlavaOnevision(LlavaNextVideo):
         newline = torch.tensor([self.video_token_id])
         return [first, *(torch.cat([newline, piece]) for piece in others)]
 
-    @torch.no_grad()
+    @inference
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         newline = (ids == self.video_token_id).to(self.model.device)
         return torch.where(newline[:, None], self.model.model.image_newline, super().embed(ids))

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import Adapter, Features
+from .base import Adapter, Features, inference
 from .positions import Clocked, Layout
 from .processor import FrameProcessor, patch_images
+from .towers import precomputed
 
 VIDEO = 2  # of mm_token_type_ids
+GRIDS = 8  # whose derived numbers stay, for good: what has been captured in a CUDA graph reads them where they are
 
 
 class Qwen25VL(Adapter):
@@ -26,6 +28,7 @@ class Qwen25VL(Adapter):
         super().__init__(model, processor)
         self._vision = model.config.vision_config
         self.frames_per_step = int(self._vision.temporal_patch_size)
+        self._derived: dict[tuple[int, ...], dict[str, Any]] = {}
 
     def pixels(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """(patches, grid (1, 3)), as the video processor's."""
@@ -38,11 +41,10 @@ class Qwen25VL(Adapter):
     def features(self, pixels: tuple[torch.Tensor, torch.Tensor]) -> Features:
         return self.many_features([pixels])[0]
 
-    @torch.no_grad()
+    @inference
     def many_features(self, pixels: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[Features]:
-        device = self.model.device
         patches, grid = (torch.cat(each) for each in zip(*pixels, strict=True))
-        output = self._tower(patches.to(device), grid.to(device))
+        output = self._tower(patches.to(self.model.device), grid)
         levels = getattr(output, "deepstack_features", None) or ()
         every = [self._cut(rows, grid.tolist()) for rows in (getattr(output, "pooler_output", output), *levels)]
         return [Features(x, tuple(rest)) for x, *rest in zip(*every, strict=True)]
@@ -78,7 +80,12 @@ class Qwen25VL(Adapter):
         return found
 
     def _tower(self, patches: torch.Tensor, grid: torch.Tensor) -> Any:
-        return self.model.model.get_video_features(patches, grid)
+        """The output for patches on the device and their grid (N, 3) on the host."""
+        key = tuple(grid.flatten().tolist())
+        known = self._derived[key] if key in self._derived else precomputed(self.model, grid)
+        if len(self._derived) < GRIDS:
+            self._derived[key] = known
+        return self.model.model.get_video_features(patches, grid if known else grid.to(patches.device), **known)
 
     def _clips(self, frames: np.ndarray) -> list[np.ndarray]:
         """What the video processor is to size as a video of its own."""

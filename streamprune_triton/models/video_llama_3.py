@@ -49,6 +49,7 @@ class VideoLlama3(Qwen25VL):
         return list(frames[:, None])
 
     def _tower(self, patches: torch.Tensor, grid: torch.Tensor) -> Any:
+        grid = grid.to(patches.device)
         return self.model.model.get_video_features(patches, grid, torch.full_like(grid[:, 0], self._merge))
 
     @property

@@ -71,7 +71,7 @@ def _advance(
     with timed(seconds, "preprocess"):
         pixels = [adapter.pixels(each) for each in frames]
     with timed(seconds, "vision"):
-        features = adapter.many_features(pixels)
+        features = readers[0].features(pixels)
         for seen in features:
             check_bound(memory, config, seen.x.shape[1] * seen.x.shape[2])
     with timed(seconds, "prune"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from ..config import PruneConfig
-from ..models.base import Adapter, DeepStack
+from ..models.base import Adapter, DeepStack, Features
 from ..models.positions import Cursor, Layout
 from ..pruner import StreamPruner
 from .compaction import Closing
 from .conversation import Conversation
+from .graphs import Graphs
 from .keeping import Keeping
 from .memory import Memory
 from .past import Block, Past, Reading, evicted
@@ -39,26 +41,48 @@ class Reader:
         memory: what stays.
         fps: raw frames a second.
         system: the system text or None.
+        cuda_graphs: whether steps run in fixed shapes, see `graphs`.
 
     Attributes:
         talk: the text around the videos.
+        axes: of positions, 1 or 3.
         closing: of gaps between positions, in memories that have it so.
     """
 
-    def __init__(self, adapter: Adapter, memory: Memory, fps: float, system: str | None) -> None:
+    def __init__(
+        self, adapter: Adapter, memory: Memory, fps: float, system: str | None, cuda_graphs: bool = False
+    ) -> None:
         self.adapter, self.memory, self.fps = adapter, memory, fps
         self.talk = Conversation(adapter, system)
         self.closing = Closing(adapter, memory, fps) if memory.positions == "compact" else None
         self._layouts: dict[tuple[int, int], Layout] = {}
-        self._axes = self.layout((1, 1)).axes
-        self._one_by_one = adapter.model.config.get_text_config()._attn_implementation not in MASKED
+        self.axes = self.layout((1, 1)).axes
+        kind = adapter.model.config.get_text_config()._attn_implementation
+        self._one_by_one = kind not in MASKED
+        if cuda_graphs and self._one_by_one:
+            raise ValueError(f"cuda_graphs must be False where the model's attention takes no mask, got {kind!r}")
+        self._graphs = Graphs(adapter) if cuda_graphs else None
+
+    def fork(self) -> Reader:
+        """Another, for a session that goes its own way: it has other memory."""
+        if self._graphs is None:
+            return self
+        other = copy.copy(self)
+        other._graphs = Graphs(self.adapter)
+        return other
+
+    def features(self, pixels: Sequence[Any]) -> list[Features]:
+        """As `Adapter.many_features`."""
+        if self._graphs is None or len(pixels) > 1:
+            return self.adapter.many_features(pixels)
+        return [self._graphs.features(pixels[0])]
 
     def begin(self, config: PruneConfig) -> Past:
         """A past that has read the text in front of the first video."""
         from ..cache import CarrierCache
 
         cache = CarrierCache(self.adapter.model.config)
-        return self.open(Past(cache, Rows.none(self._axes), Keeping(self.memory), StreamPruner(config)))
+        return self.open(Past(cache, Rows.none(self.axes), Keeping(self.memory), StreamPruner(config)))
 
     def layout(self, grid: tuple[int, int]) -> Layout:
         """Of the videos of a session, whose steps are H x W = grid."""
@@ -89,7 +113,7 @@ class Reader:
 
     def read_text(self, cache: CarrierCache, ids: torch.Tensor, first: int) -> torch.Tensor:
         """(L, D) hidden states of text (L,) at positions from `first` on, behind all rows of the cache."""
-        positions = torch.arange(first, first + len(ids)).expand(self._axes, -1)
+        positions = torch.arange(first, first + len(ids)).expand(self.axes, -1)
         return self.adapter.forward(self.adapter.embed(ids), positions, cache)
 
     def noted(self, past: Past, count: int) -> Past:
@@ -97,7 +121,7 @@ class Reader:
         first, number = self.end(past), past.number
         keeping = past.keeping.copy()
         deaths = keeping.remember(number, count) if past.turns else []
-        rows = past.rows.then([Rows.text(number, first, count, self._axes)]).dying(deaths, self.memory.carriers)
+        rows = past.rows.then([Rows.text(number, first, count, self.axes)]).dying(deaths, self.memory.carriers)
         blocks = {**past.blocks, number: Block(count, 0, False)}
         later = replace(past, rows=rows, keeping=keeping, blocks=blocks, number=number + 1, cursor=None)
         later = replace(later, position=first + count, top=max(past.top, first + count))
@@ -167,7 +191,7 @@ class Reader:
         number = plan.readings[-1].number
         if self._one_by_one:
             past = evicted(replace(past, rows=past.rows.dying(deaths, self.memory.carriers)), 2 * number)
-        new = Rows.none(self._axes).then([reading.rows for reading in plan.readings])
+        new = Rows.none(self.axes).then([reading.rows for reading in plan.readings])
         rows = past.rows.then([new]).dying(deaths, self.memory.carriers)
         return _Job(past, plan.readings, rows, len(new), number)
 
@@ -176,6 +200,11 @@ class Reader:
         embeds = torch.cat([reading.embeds for reading in readings])
         positions = torch.cat([torch.from_numpy(reading.rows.position) for reading in readings], 1)
         cache: Any
+        stack = stacked(readings)
+        if self._graphs is not None and len(jobs) == 1:
+            job = jobs[0]
+            if self._graphs.read(job.past.cache, embeds, positions, job.rows.sight(job.new), stack):
+                return
         if len(jobs) == 1:
             cache, mask = jobs[0].past.cache, jobs[0].rows.seen(jobs[0].new)
         else:
@@ -183,7 +212,7 @@ class Reader:
 
             cache = PackedCache([job.past.cache for job in jobs], [job.new for job in jobs])
             mask = torch.block_diag(*(job.rows.sight(job.new) for job in jobs))
-        self.adapter.forward(embeds, positions, cache, mask, _stacked(readings))
+        self.adapter.forward(embeds, positions, cache, mask, stack)
 
     def skipped(self, past: Past, steps: int) -> Past:
         """Behind steps that never came."""
@@ -220,7 +249,7 @@ def _rounds(counts: list[int], most: int) -> Iterator[slice]:
         yield slice(first, len(counts))
 
 
-def _stacked(readings: list[Reading]) -> DeepStack | None:
+def stacked(readings: list[Reading]) -> DeepStack | None:
     """The DeepStack rows of several steps."""
     every = [(len(reading.rows), reading.deepstack) for reading in readings]
     found = [stack for _, stack in every if stack is not None]

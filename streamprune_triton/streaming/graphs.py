@@ -1,0 +1,203 @@
+"""A stream's steps in fixed shapes, as CUDA graphs: one launch in place of a launch for every operator.
+
+A step of a few dozen tokens costs an eager language model more in launches than in arithmetic, and the vision tower as
+well. Both are the same for every step but for their numbers, so they are captured when a shape is first seen, and
+replayed from then on. The pruner runs between the two as it is, since what it keeps decides the second shape.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..models.base import Adapter, DeepStack, Features
+
+if TYPE_CHECKING:
+    from ..cache import CarrierCache
+
+SIZES = (16, 32, 64, 128, 256, 512)  # rows of a step, padded to one of these; longer ones are read as they are
+SHAPES = 4  # of frames that are captured; further ones run as they are
+
+
+class Replay:
+    """A function of tensors on fixed memory: captured on a CUDA device, elsewhere called each time.
+
+    Args:
+        work: from tensors to a tensor or a tuple of tensors; it must not wait for the device.
+        like: tensors of the shapes, dtypes and device of its arguments, with values that it can be tried on.
+    """
+
+    def __init__(self, work: Callable[..., Any], like: tuple[torch.Tensor, ...]) -> None:
+        self._work, self._inputs = work, tuple(each.clone() for each in like)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._output: Any = None
+        if like[0].is_cuda:
+            self._capture()
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        """The function's value. It lies in memory that the next call overwrites."""
+        for own, new in zip(self._inputs, inputs, strict=True):
+            own.copy_(new, non_blocking=True)
+        if self._graph is None:
+            return self._work(*self._inputs)
+        self._graph.replay()
+        return self._output
+
+    def _capture(self) -> None:
+        """After a trial on a stream of its own, in which libraries set themselves up."""
+        here = torch.cuda.current_stream(self._inputs[0].device)
+        aside = torch.cuda.Stream(here.device)
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            for _ in range(2):
+                self._work(*self._inputs)
+        here.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            self._output = self._work(*self._inputs)
+        self._graph = graph
+
+
+class Graphs:
+    """Of one session, since its memory is part of what is captured.
+
+    Args:
+        adapter: of the model.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self._towers: dict[Any, Replay] = {}
+        self._steps: dict[int, Replay] = {}
+        self._memory: torch.Tensor | None = None
+        self._refused: set[str] = set()
+
+    def features(self, pixels: Any) -> Features:
+        """As `Adapter.features`."""
+        parts = pixels if isinstance(pixels, tuple) else (pixels,)
+        key = tuple((tuple(each.shape), () if _moves(each) else tuple(each.flatten().tolist())) for each in parts)
+        inputs = tuple(each.to(self._adapter.model.device) for each in parts if _moves(each))
+        if key not in self._towers and len(self._towers) < SHAPES:
+            self._capture(self._towers, key, lambda *own: self._adapter.features(_with(pixels, own)), inputs, "tower")
+        if key not in self._towers:
+            return self._adapter.features(pixels)
+        found: Features = self._towers[key](*inputs)
+        return Features(found.x.clone(), tuple(level.clone() for level in found.levels))
+
+    def read(
+        self,
+        cache: CarrierCache,
+        embeds: torch.Tensor,
+        positions: torch.Tensor,
+        sight: torch.Tensor,
+        deepstack: DeepStack | None,
+    ) -> bool:
+        """Reads new rows into a cache that holds others, as `Adapter.forward` does; its output is not wanted.
+
+        Args:
+            cache: with at least one row.
+            embeds: (L, D).
+            positions: (A, L).
+            sight: (L, cached + L) bool, which rows each sees.
+            deepstack: of the rows.
+
+        Returns:
+            Whether it was done: not where there are too many rows, or where capturing has failed.
+        """
+        count, held = len(embeds), sight.shape[1] - len(embeds)
+        size = next((size for size in SIZES if size >= count), None)
+        if size is None or not held:
+            return False
+        kv = cache.claim(size)
+        try:
+            rows = self._padded(size, kv, held, embeds, positions, sight)
+            done = self._replay(size, kv, (*rows, *_spread(deepstack, size)))
+        except BaseException:
+            cache.truncate(held)
+            raise
+        cache.truncate(held + count if done else held)
+        return done
+
+    def _replay(self, size: int, kv: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> bool:
+        if kv is not self._memory:
+            self._steps, self._memory = {}, kv
+        if size not in self._steps:
+            self._capture(self._steps, size, lambda *own: self._forward(kv, *own), inputs, "language model")
+        if size not in self._steps:
+            return False
+        self._steps[size](*inputs)
+        return True
+
+    def _capture(
+        self, where: dict[Any, Replay], key: Any, work: Callable[..., Any], like: tuple[torch.Tensor, ...], what: str
+    ) -> None:
+        """Adds a replay, or, where the model does something that cannot be captured, says so once and does not."""
+        if what in self._refused:
+            return
+        try:
+            where[key] = Replay(work, like)
+        except RuntimeError as problem:
+            self._refused.add(what)
+            reason = (str(problem) or type(problem).__name__).splitlines()[0]
+            warnings.warn(f"cuda_graphs: the {what} runs without, it cannot be captured: {reason}", stacklevel=2)
+
+    def _forward(
+        self,
+        kv: torch.Tensor,
+        embeds: torch.Tensor,
+        positions: torch.Tensor,
+        sight: torch.Tensor,
+        at: torch.Tensor,
+        *levels: torch.Tensor,
+    ) -> torch.Tensor:
+        from ..cache import FixedCache
+
+        every = DeepStack(at.new_zeros(1), tuple(level[None, None] for level in levels)) if levels else None
+        return self._adapter.forward(embeds, positions, FixedCache(kv, at), sight, every)
+
+    def _padded(
+        self,
+        size: int,
+        kv: torch.Tensor,
+        held: int,
+        embeds: torch.Tensor,
+        positions: torch.Tensor,
+        sight: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Rows of padding repeat the last one and see the first row alone; nothing sees them."""
+        count = len(embeds)
+        rows = torch.arange(size).clamp(max=count - 1)
+        seen = torch.zeros(size, kv.shape[3], dtype=torch.bool)
+        seen[:count, : held + count] = sight
+        seen[count:, 0] = True
+        device = kv.device
+        at = torch.arange(held, held + size)
+        return embeds[rows.to(device)], positions[:, rows].to(device), seen.to(device), at.to(device)
+
+
+def _spread(deepstack: DeepStack | None, size: int) -> list[torch.Tensor]:
+    """(size, D) of each level, zero where a row has none: added to all rows, by the index of the batch in place of a
+    mask, since where a mask is true the device alone knows."""
+    if deepstack is None:
+        return []
+    at = deepstack.at.nonzero()[:, 0]
+    every = [level.new_zeros(size, level.shape[1]) for level in deepstack.levels]
+    for rows, level in zip(every, deepstack.levels, strict=True):
+        rows[at.to(level.device)] = level
+    return every
+
+
+def _moves(part: torch.Tensor) -> bool:
+    """Whether a part of what a tower takes is pixels; the rest says what shape they have."""
+    return part.is_floating_point()
+
+
+def _with(pixels: Any, own: tuple[torch.Tensor, ...]) -> Any:
+    """What a tower takes, with other pixels."""
+    if not isinstance(pixels, tuple):
+        return own[0]
+    rest = iter(own)
+    return tuple(next(rest) if _moves(part) else part for part in pixels)

@@ -1,0 +1,227 @@
+"""Steps in fixed shapes: the session is that without them, nothing waits for the device, what cannot be is not."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import unmodified
+from streams import GREEDY, SOME, STREAMED, WHAT, fed, same_past
+
+from streamprune_triton import Memory, StreamingSession, models
+from streamprune_triton.cache import CarrierCache, FixedCache
+from streamprune_triton.models import towers
+from streamprune_triton.models.base import Adapter
+from streamprune_triton.models.towers import precomputed
+from streamprune_triton.streaming import graphs
+from streamprune_triton.streaming.graphs import Graphs
+
+MEMORIES = {
+    "tokens": Memory("tokens", max_tokens=60),
+    "carriers": Memory("carriers", max_carriers=4),
+    "compact": Memory("carriers", max_carriers=4, positions="compact"),
+    "hybrid": Memory("hybrid", max_carriers=6, recent_frames=2),
+}
+_needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=_needs_cuda)]
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "llava_onevision"])
+def family(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    return unmodified.build(0, request.param)
+
+
+@pytest.fixture(params=DEVICES)
+def built(request: pytest.FixtureRequest, family: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """On the CPU, and captured on a GPU."""
+    model, processor = family
+    yield model.to(request.param), processor
+    model.to("cpu")
+
+
+def inside(session: StreamingSession) -> Graphs:
+    found = session._reader._graphs
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
+def test_a_session_holds_what_one_without_them_holds(built: tuple[Any, Any], memory: Memory) -> None:
+    frames = unmodified.film(24)
+    plain = fed(built, frames, 2, SOME, memory)
+    fixed = fed(built, frames, 2, SOME, memory, cuda_graphs=True)
+    assert inside(fixed)._steps
+    assert len(inside(fixed)._towers) == 1
+    assert same_past(plain, fixed)
+    assert plain.ask(WHAT, **GREEDY) == fixed.ask(WHAT, **GREEDY)
+    assert same_past(plain, fixed), "a question left something behind"
+
+
+def test_each_step_is_a_replay_of_the_first(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made, called = [], []
+    start, call = graphs.Replay.__init__, graphs.Replay.__call__
+    monkeypatch.setattr(graphs.Replay, "__init__", lambda self, *a: (made.append(self), start(self, *a))[1])
+    monkeypatch.setattr(graphs.Replay, "__call__", lambda self, *a: (called.append(self), call(self, *a))[1])
+    session = fed(family, unmodified.film(24), 2, SOME, MEMORIES["carriers"], cuda_graphs=True)
+    assert len(called) == 24, "a tower and a step for each two frames"
+    assert len(made) == 1 + len(inside(session)._steps) <= 3
+
+
+def test_what_nobody_wrote_is_finite_and_unseen(family: tuple[Any, Any]) -> None:
+    """With fresh memory poisoned, padding included."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        plain, fixed = (
+            fed(family, unmodified.film(16), 2, SOME, MEMORIES["hybrid"], cuda_graphs=each) for each in (False, True)
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert fixed._past.cache._rows.storage.kv.isfinite().all()
+    assert same_past(plain, fixed)
+
+
+def test_a_fork_and_an_answer_that_is_read_while_frames_come(built: tuple[Any, Any]) -> None:
+    frames = unmodified.film(20)
+    plain = fed(built, frames[:8], 2, SOME, MEMORIES["carriers"])
+    fixed = fed(built, frames[:8], 2, SOME, MEMORIES["carriers"], cuda_graphs=True)
+    forks = plain.fork(), fixed.fork()
+    assert inside(forks[1]) is not inside(fixed)
+    expected, pieces = plain.ask(WHAT, **GREEDY), fixed.stream(WHAT, **GREEDY)
+    said = [next(pieces)]
+    for session in (plain, fixed):
+        for n in range(8, 20, 2):
+            session.append(frames[n : n + 2])
+    assert "".join([*said, *pieces]) == expected
+    for fork in forks:
+        fork.append(frames[12:16])
+    assert same_past(plain, fixed)
+    assert same_past(*forks)
+
+
+def test_a_failed_step_leaves_the_session_as_it_was(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = unmodified.film(12)
+    plain = fed(family, frames[:8], 2, SOME, MEMORIES["carriers"])
+    fixed = fed(family, frames[:8], 2, SOME, MEMORIES["carriers"], cuda_graphs=True)
+
+    def broken(*_: Any) -> None:
+        raise ValueError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs.Replay, "__call__", broken)
+        with pytest.raises(ValueError, match="broken"):
+            fixed.append(frames[8:10])
+        patch.setattr(Graphs, "features", lambda self, pixels: self._adapter.features(pixels))
+        with pytest.raises(ValueError, match="broken"):
+            fixed.append(frames[8:10])
+    for session in (plain, fixed):
+        session.append(frames[8:])
+    assert same_past(plain, fixed)
+
+
+def test_what_cannot_be_captured_runs_as_it_is(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(graphs.Replay, "__init__", refused)
+    session = StreamingSession(*family, SOME, MEMORIES["carriers"], cuda_graphs=True)
+    frames = unmodified.film(12)
+    with pytest.warns(UserWarning, match=r"the (tower|language model) runs without, .* stream is capturing$") as told:
+        session.append(frames[:2])
+    assert len(told) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n in range(2, 12, 2):
+            session.append(frames[n : n + 2])
+    assert same_past(session, fed(family, frames, 2, SOME, MEMORIES["carriers"]))
+
+
+def test_many_shapes_are_captured_up_to_a_bound(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = unmodified.film(60)
+    monkeypatch.setattr(graphs, "SIZES", (16, 32))
+    plain, fixed = (StreamingSession(*family, SOME, cuda_graphs=each) for each in (False, True))
+    first = 0
+    for count in (2, 4, 6, 8, 10, 12):
+        for session in (plain, fixed):
+            session.append(frames[first : first + count])
+        first += count
+    assert len(inside(fixed)._towers) == graphs.SHAPES
+    assert set(inside(fixed)._steps) <= {16, 32}
+    assert same_past(plain, fixed)
+
+
+def test_attention_without_a_mask_is_refused(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family[0].config.get_text_config(), "_attn_implementation", "flash_attention_2")
+    with pytest.raises(ValueError, match=r"cuda_graphs must be False where .* no mask, got 'flash_attention_2'"):
+        StreamingSession(*family, SOME, cuda_graphs=True)
+
+
+# On the meta device a tensor has no values, so whatever would wait for them is an error.
+
+
+@pytest.fixture(scope="module", params=STREAMED)
+def adapter(request: pytest.FixtureRequest) -> Adapter:
+    model, processor = unmodified.build(family=request.param)
+    return models.adapter(model)(model, processor)
+
+
+def without_values(adapter: Adapter) -> Adapter:
+    """In bfloat16, the one dtype of experts there."""
+    return type(adapter)(copy.deepcopy(adapter.model).to("meta", torch.bfloat16), adapter.processor)
+
+
+def test_a_tower_waits_for_nothing(adapter: Adapter) -> None:
+    pixels = adapter.pixels(unmodified.film(adapter.frames_per_step))
+    parts = pixels if isinstance(pixels, tuple) else (pixels,)
+    if len(parts) > 1 and not precomputed(adapter.model, parts[1]):
+        pytest.skip("this release's tower of the family asks the device where its windows end")
+    own = tuple(each.to("meta") for each in parts if each.is_floating_point())
+    found = without_values(adapter).features(graphs._with(pixels, own))
+    expected = adapter.features(pixels)
+    assert found.x.shape == expected.x.shape
+    assert [level.shape for level in found.levels] == [level.shape for level in expected.levels]
+
+
+def test_a_step_waits_for_nothing(adapter: Adapter) -> None:
+    levels = len(adapter.features(adapter.pixels(unmodified.film(adapter.frames_per_step))).levels)
+    bare = without_values(adapter)
+    if towers._utils() is None:
+        pytest.skip("this release's rotary positions do not know the meta device")
+    cache, size, width = CarrierCache(bare.model.config), 16, bare.language_model.config.hidden_size
+    axes = StreamingSession(adapter.model, adapter.processor)._reader.axes
+    rows = [torch.empty(size, width, dtype=torch.bfloat16, device="meta") for _ in range(1 + levels)]
+    bare.forward(rows[0][:3], torch.arange(3).expand(axes, -1), cache)
+    kv = cache.claim(size)
+    sight = torch.ones(size, kv.shape[3], dtype=torch.bool, device="meta")
+    at = torch.arange(3, 3 + size, device="meta")
+    found = Graphs(bare)._forward(kv, rows[0], at.expand(axes, -1), sight, at, *rows[1:])
+    assert found.shape == (size, width)
+
+
+def test_what_a_tower_derives_from_a_grid_changes_no_bit(adapter: Adapter) -> None:
+    pixels = adapter.pixels(unmodified.film(2 * adapter.frames_per_step))
+    if not isinstance(pixels, tuple) or not precomputed(adapter.model, pixels[1]):
+        pytest.skip("the family's tower, or this release's, derives it itself")
+    found = adapter.features(pixels)
+    adapter._derived = {tuple(pixels[1].flatten().tolist()): {}}
+    plain = adapter.features(pixels)
+    assert torch.equal(found.x, plain.x)
+    assert all(torch.equal(a, b) for a, b in zip(found.levels, plain.levels, strict=True))
+
+
+def test_a_fixed_cache_reads_and_writes_the_memory_it_is_given() -> None:
+    kv = torch.arange(2 * 2 * 1 * 5 * 2, dtype=torch.float32).reshape(2, 2, 1, 5, 2)
+    before = kv.clone()
+    cache = FixedCache(kv, torch.tensor([3, 1]))
+    new = -torch.ones(1, 1, 2, 2)
+    keys, values = cache.update(new, 2 * new, 1)
+    assert (keys.shape, values.shape) == ((1, 1, 5, 2), (1, 1, 5, 2))
+    assert keys.data_ptr() == kv[1, 0].data_ptr()
+    before[1, 0, :, [1, 3]], before[1, 1, :, [1, 3]] = -1, -2
+    assert torch.equal(kv, before)
+    assert cache.get_mask_sizes(2, 0) == (5, 0)
+    assert np.array_equal(values[0], kv[1, 1])
