@@ -62,7 +62,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def test_each_says_how_to_run_it():
-    assert [path.stem for path in EXAMPLES] == ["custom_loop", "webcam"]
+    assert [path.stem for path in EXAMPLES] == ["custom_loop", "train_two_stage", "webcam"]
     for path in EXAMPLES:
         assert f"python3 examples/{path.name}" in (ast.get_docstring(ast.parse(path.read_text())) or "")
 
