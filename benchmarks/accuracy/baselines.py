@@ -10,7 +10,8 @@ import torch
 from streamprune_triton.shapes import questions, render, truth, world
 
 from .batch import AREA, Batch
-from .measure import Score
+from .measure import Score, correct, least, tally
+from .network import Network
 
 Guess = np.ndarray  # (len(TEXTS),): the answer to each question
 
@@ -31,15 +32,14 @@ def guesses(seed: int, steps: int, clips: int, count: int = 12) -> tuple[Guess, 
     return by_type.argmax(1)[kind], by_text.argmax(1)
 
 
+def guessed_right(batch: Batch, guess: Guess) -> torch.Tensor:
+    """(B, Q) bool: which questions a guess answers right."""
+    return torch.from_numpy(guess)[batch.text] == batch.answer
+
+
 def guessed(given: Iterable[Batch], guess: Guess) -> dict[str, Score]:
     """How good a guess is."""
-    right, asked = np.zeros(len(questions.TYPES), int), np.zeros(len(questions.TYPES), int)
-    for batch in given:
-        text, answer = batch.text.cpu().numpy(), batch.answer.cpu().numpy()
-        kind, there = questions.TYPE_OF[text], answer >= 0
-        right += np.bincount(kind[there & (guess[text] == answer)], minlength=len(right))
-        asked += np.bincount(kind[there], minlength=len(asked))
-    return {name: Score(int(r), int(n)) for name, r, n in zip(questions.TYPES, right, asked, strict=True)}
+    return tally(given, lambda batch: guessed_right(batch, guess))
 
 
 def last_step(batch: Batch) -> Batch:
@@ -50,3 +50,9 @@ def last_step(batch: Batch) -> Batch:
     labels = {name: value[clip.reshape(-1, 1), place] for name, value in batch.labels.items()}
     text, answer = batch.text.reshape(-1, 1), batch.answer.reshape(-1, 1)
     return Batch(x, labels, text, torch.zeros_like(text), answer)
+
+
+def last_step_right(net: Network, batch: Batch) -> torch.Tensor:
+    """(B, Q) bool: which questions are answered right from that step alone."""
+    one = last_step(batch)
+    return correct(net, one, least(one, 1.0)).view(batch.text.shape)

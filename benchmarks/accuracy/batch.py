@@ -55,7 +55,11 @@ class Batch:
 
 def make(seed: int, clips: int, steps: int) -> Clips:
     """Clips; the same arguments give the same."""
-    happens = world.simulate(seed, clips, steps)
+    return of_world(world.simulate(seed, clips, steps))
+
+
+def of_world(happens: world.World) -> Clips:
+    """The clips of a world."""
     owner = render.owners(happens)
     about = truth.truth(happens, owner)
     labels = truth.token_labels(happens, owner)

@@ -10,11 +10,12 @@ import torch
 
 from streamprune_triton.shapes import questions
 
-from .batch import AREA, Batch, asked, make
+from .batch import AREA, Batch, Clips, asked, make
 from .network import Network, chosen
+from .packing import pack
 
 VALIDATION, TEST, TRAINING = 0, 1_000_000, 1_000_000_000  # first seeds: each split has its own
-_CLIPS = 16  # at a time
+CLIPS = 16  # at a time
 
 
 class Score(NamedTuple):
@@ -37,10 +38,12 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def batches(net: Network, first_seed: int, steps: int, clips: int, count: int) -> Iterator[Batch]:
-    """Batches of new clips with `count` questions each, balanced over all of them."""
+def batches(
+    net: Network, first_seed: int, steps: int, clips: int, count: int, maker: Callable[[int, int, int], Clips] = make
+) -> Iterator[Batch]:
+    """Batches of new clips, of `make` or another `maker`, with `count` questions each, balanced over all of them."""
     device = net.words.before.device
-    made = [make(first_seed + n, _CLIPS, steps) for n in range(-(-clips // _CLIPS))]
+    made = [maker(first_seed + n, CLIPS, steps) for n in range(-(-clips // CLIPS))]
     weight = questions.balance(np.concatenate([each.known for each in made]))
     rng = np.random.default_rng((first_seed, 2))
     for each in made:
@@ -50,9 +53,10 @@ def batches(net: Network, first_seed: int, steps: int, clips: int, count: int) -
 
 @torch.no_grad()
 def correct(net: Network, batch: Batch, keep: torch.Tensor, behind_time: bool = False) -> torch.Tensor:
-    """(B, Q) bool: which answers are right when the tokens (B, K) of each clip are kept."""
-    behind = torch.full((batch.size,), behind_time, device=keep.device)
-    return net.losses(batch, keep, behind)[1]
+    """(B, Q) bool: which answers are right when the tokens (B, K) of each clip are kept, see `packing.pack`."""
+    packed = pack(batch, net.words, keep, torch.full((batch.size,), behind_time, device=keep.device))
+    logits = net.answer(net.read(batch.x, packed)[-1], packed.asks)
+    return (logits.argmax(-1) == net.words.answers[batch.answer.clamp(min=0)]) & packed.valid
 
 
 def least(batch: Batch, share: float) -> torch.Tensor:

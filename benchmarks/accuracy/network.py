@@ -80,13 +80,17 @@ class Network(nn.Module):
         """The losses of the language model, and (B, Q) bool: which questions are answered right."""
         packed = pack(batch, self.words, keep, behind_time)
         hidden = self.read(batch.x, packed)
+        losses, right = self.answered(batch, packed, hidden[-1])
+        return losses | self._known(batch, packed, hidden), right
+
+    def answered(self, batch: Batch, packed: Packed, last: torch.Tensor) -> tuple[Losses, torch.Tensor]:
+        """The losses of answers and of their ends, and (B, Q) bool: which are right."""
         target = self.words.answers[batch.answer.clamp(min=0)]
-        logits, end = self.answer(hidden[-1], packed.asks), self.answer(hidden[-1], packed.asks + 1)
+        logits, end = self.answer(last, packed.asks), self.answer(last, packed.asks + 1)
         ends = torch.full_like(target, self.words.end)
         losses = {
             "answer": F.cross_entropy(logits[packed.valid], target[packed.valid]),
             "end": 0.1 * F.cross_entropy(end[packed.valid], ends[packed.valid]),
-            **self._known(batch, packed, hidden),
         }
         return losses, (logits.argmax(-1) == target) & packed.valid
 

@@ -12,13 +12,15 @@ import torch
 
 from .batch import AREA, GRID, Batch, Words, places
 
+PADDING = -1
+
 
 @dataclass(frozen=True)
 class Packed:
     """Sequences of L = P + K + Q*S rows: P of text, K visual, Q slots of S.
 
     Attributes:
-        keep: (B, K) which of a clip's T*AREA tokens the visual rows are, in order.
+        keep: (B, K) which of a clip's T*AREA tokens the visual rows are, in order; any token for padding.
         ids: (B, Q, S) token ids of the slots, answers included.
         positions: (3, B, L).
         mask: (B, 1, L, L) bool, true where a row sees a column.
@@ -40,7 +42,8 @@ def pack(batch: Batch, words: Words, keep: torch.Tensor, behind_time: torch.Tens
     Args:
         batch: B clips.
         words: the ids.
-        keep: (B, K) int64, ascending.
+        keep: (B, K) int64, ascending; PADDING behind the tokens of a clip that keeps fewer than others. No row of
+            text or of a kept token sees it.
         behind_time: (B,) bool: whether text starts behind the latest time of the video as well as behind its grid.
             Releases of transformers differ in this; a model trained on both is right in all.
     """
@@ -48,13 +51,15 @@ def pack(batch: Batch, words: Words, keep: torch.Tensor, behind_time: torch.Tens
     ids = words.slots[batch.text].clone()
     ids.scatter_(2, length[..., None], words.answers[batch.answer.clamp(min=0)][..., None])
     first = len(words.before)
+    when = torch.where(keep == PADDING, batch.x.shape[1], keep // AREA)  # padding comes after every question
+    keep = keep.clamp(min=0)
     base = first + torch.where(behind_time[:, None], (batch.step + 1).clamp(min=GRID), GRID)
     slot = torch.arange(ids.shape[2])
     return Packed(
         keep=keep,
         ids=ids,
         positions=_positions(first, keep, base, slot),
-        mask=_mask(first, keep // AREA, batch.step, slot),
+        mask=_mask(first, when, batch.step, slot),
         asks=first + keep.shape[1] + torch.arange(ids.shape[1]) * len(slot) + length - 1,
         valid=batch.answer >= 0,
     )

@@ -1,4 +1,4 @@
-"""Result rows of the shapes task: how often one method is right on one type of question, and where that was counted."""
+"""Result rows of the shapes task: how often one method is right on one kind of question, and where that was counted."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from .. import rows as table
 from .measure import Score
 
 NAMES = ("device", "python", "torch", "transformers", "commit", "command")
-ALL = "all"  # in place of a type: every question counts once
 
 
 @dataclass(frozen=True)
 class Row:
-    """Right answers of one method to one type of question.
+    """Right answers of one method under one setting to one kind of question.
 
     Attributes:
-        method: of `methods.METHODS`; "unpruned"; or "majority", "blind", "last step" of the baselines.
-        dropped: share of each clip's visual tokens that is dropped; None for the baselines.
-        kind: the type of question, or ALL.
+        table: the experiment, of `tables.TABLES`.
+        method: what is compared with the other methods of the same table and setting, the first of which is its
+            reference.
+        setting: what these have in common, as in "85%" or "texture 92%"; may be empty.
+        dropped: share of the visual tokens that is dropped, as asked for or as measured; None for baselines.
+        kind: a type of question, or a group of `marks.GROUPS`.
         right, asked: counts.
+        spread: standard error, over clips, of the share less the reference's; None for the reference itself.
         clips, steps: how many, and of how many steps each.
+        seed: of the training.
         weights: first 12 digits of the file's SHA-256.
     """
 
+    table: str
     method: str
+    setting: str
     dropped: float | None
     kind: str
     right: int
     asked: int
+    spread: float | None
     clips: int
     steps: int
+    seed: int
     weights: str
     device: str
     python: str

@@ -27,16 +27,23 @@ def vidcom2(x: torch.Tensor, ratio: float) -> torch.Tensor:
     Returns:
         (T, H, W) bool keep mask.
     """
+    redundancy, excess = redundancies(x)
+    n = redundancy.shape[1]
+    budget = ((ratio * (1 + excess)).clamp(max=1) * n).round().clamp(1, n)
+    rank = redundancy.argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank < budget[:, None]).view(x.shape[:3])
+
+
+def redundancies(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T, N) what a frame's tokens are ranked by, highest goes first; (T,) what its share has beyond the mean."""
     tokens = x.flatten(1, 2)
-    n, d = tokens.shape[1:]
+    d = tokens.shape[2]
     calm = tokens.flatten(0, 1).var(0, correction=0).topk(max(1, d // 2), largest=False).indices
     unit = F.normalize(tokens[..., calm], dim=-1)
     to_clip = _likeness(unit, unit.mean((0, 1), keepdim=True))
     to_frame = _likeness(unit, unit.mean(1, keepdim=True))
     share = (-to_clip.float().mean(1) / TEMPERATURE).softmax(0)
-    budget = ((ratio * (1 + share - share.mean())).clamp(max=1) * n).round().clamp(1, n)
-    rank = (to_clip + to_frame).argsort(dim=1, stable=True).argsort(dim=1)
-    return (rank < budget[:, None]).view(x.shape[:3])
+    return to_clip + to_frame, share - share.mean()
 
 
 def _likeness(unit: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The shipped model's accuracy, the methods it is measured with, and the tables made of the rows."""
+"""The shipped model's accuracy, a short run with its rows, and the tables made of rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from result_rows import a_row
 
 from benchmarks.accuracy import __main__ as run
-from benchmarks.accuracy import measure, methods, report, rows
-from benchmarks.accuracy.batch import AREA, Batch
+from benchmarks.accuracy import marks, measure, rows, runner, tables
+from benchmarks.accuracy.batch import Batch
+from benchmarks.accuracy.cell import Cell
+from benchmarks.accuracy.exam import Exam
+from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.network import Network
+from benchmarks.accuracy.report import __main__ as report
+from benchmarks.accuracy.report.markdown import percent
 from streamprune_triton.shapes import model as small
 from streamprune_triton.shapes import questions
 
@@ -27,8 +33,8 @@ def given(net: Network) -> list[Batch]:
 
 
 def accuracy(net: Network, given: list[Batch]) -> tuple[float, int]:
-    score = run.whole(measure.scores(net, given, 1.0).values())
-    return score.share, score.asked
+    found = marks.marks(given, [measure.correct(net, batch, measure.least(batch, 1.0)) for batch in given])
+    return found.score.share, found.score.asked
 
 
 def test_the_shipped_model_answers_and_a_random_one_does_not(net: Network, given: list[Batch]) -> None:
@@ -38,51 +44,44 @@ def test_the_shipped_model_answers_and_a_random_one_does_not(net: Network, given
     assert accuracy(Network(*small.build()).eval(), given)[0] < 0.5
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
-def test_a_method_keeps_its_budget(name: str, given: list[Batch]) -> None:
-    x = given[0].x[:3]
-    count = methods.budget(8, 0.85)
-    keep = methods.kept(methods.METHODS[name], x, count)
-    assert keep.shape == (3, count)
-    assert (keep.diff(dim=1) > 0).all()
-    assert int(keep.min()) >= 0
-    assert int(keep.max()) < 8 * AREA
-    assert torch.equal(keep, methods.kept(methods.METHODS[name], x, count))
+def test_the_same_tokens_are_not_asked_about_twice(
+    net: Network, given: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Exam(net, given)
+    first = asked.marks(lambda batch: measure.least(batch, 0.2))
+    monkeypatch.setattr("benchmarks.accuracy.exam.correct", None)
+    again = asked.marks(lambda batch: measure.least(batch, 0.2))
+    assert (first.right == again.right).all()
+    with pytest.raises(TypeError):
+        asked.marks(lambda batch: measure.least(batch, 0.3))
+    assert asked.dropped(lambda batch: torch.tensor([[3, 5, -1], [0, 1, 2]])) == 1 - 5 / (asked.clips * 8 * 36)
 
 
-def test_methods_look_at_what_they_say() -> None:
-    """One token of a still clip changes in one step: by time it stays, and by space as well."""
-    x = torch.zeros(1, 4, AREA, 8)
-    x[..., 0] = 1
-    x[0, 2, 14] = torch.eye(8)[1]
-    place = 2 * AREA + 14
-    for name in ("ours", "DTD alone", "EVS"):
-        keep = methods.kept(methods.METHODS[name], x, AREA + 2)[0].tolist()
-        assert place in keep, name
-        assert set(range(AREA)) <= set(keep), name
-        assert place + AREA in keep, name  # it changes back
-    assert place in methods.kept(methods.spatial, x, 5)[0]
-    assert place not in methods.kept(methods.uniform, x, 5)[0]
+def short(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> list[rows.Row]:
+    monkeypatch.setattr(runner, "STEPS", 8)
+    assert run.main(["--clips", "16", "--quick", "--out", str(folder / "quick.csv"), *options]) == 0
+    return rows.read(folder / "quick.csv")
 
 
 def test_a_short_run_writes_rows_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "STEPS", 8)
-    out = tmp_path / "quick.csv"
-    assert run.main(["--clips", "16", "--out", str(out)]) == 0
-    found = rows.read(out)
-    keys = {(row.method, row.dropped) for row in found}
-    assert keys >= {(name, share) for name in methods.METHODS for share in run.DROPPED}
-    assert keys >= {("unpruned", 0.0), ("last step", None), ("blind", None), ("majority", None)}
-    whole = {(row.method, row.dropped): row for row in found if row.kind == rows.ALL}
+    found = short(tmp_path, monkeypatch)
+    assert {row.table for row in found} == set(tables.QUICK)
+    keys = {(row.method, row.setting) for row in found if row.table == "ratios"}
+    assert keys >= {(name, share) for name in [*METHODS, "unpruned"] for share in ("85%", "92%")}
+    assert keys >= {(name, "0%") for name in ("unpruned", "last step", "blind", "majority")}
+    whole = {(row.table, row.method, row.setting): row for row in found if row.kind == marks.ALL}
     assert len({row.asked for row in whole.values()}) == 1
     for key, row in whole.items():
-        parts = [each for each in found if (each.method, each.dropped) == key and each.kind != rows.ALL]
-        assert (sum(each.right for each in parts), sum(each.asked for each in parts)) == (row.right, row.asked)
+        same = [each for each in found if (each.table, each.method, each.setting) == key]
+        parts = [each for each in same if each.kind in questions.TYPES]
+        if parts:
+            assert (sum(each.right for each in parts), sum(each.asked for each in parts)) == (row.right, row.asked)
     assert {row.weights for row in found} == {rows.digest(small.WEIGHTS)}
     check_report(tmp_path, found)
 
 
 def check_report(folder: Path, found: list[Any]) -> None:
+    pytest.importorskip("matplotlib", reason="draws the plots")
     files = [folder / "README.md", folder / "card.md"]
     for path in files:
         path.write_text("<!-- benchmark:begin -->\n<!-- benchmark:end -->\n")
@@ -90,8 +89,42 @@ def check_report(folder: Path, found: list[Any]) -> None:
     assert report.main([*options, "--check"]) == 1
     assert report.main(options) == 0
     assert report.main([*options, "--check"]) == 0
-    cell = report.cell(found, "ours", 0.85, "all")
-    assert all(cell in path.read_text() for path in files)
+    told = percent(report.Results(found).share("ratios", "85%", "ours"))
+    assert all(told in path.read_text() for path in files)
+    pictures = {name: (folder / f"{name}.png").read_bytes() for name in ("ratios", "masks", "thresholds")}
+    assert report.plots(report.Results(found)) == pictures
+
+
+def test_two_files_are_two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other.safetensors"
+    model = small.load()[0]
+    model.lm_head.weight.data.mul_(-1)
+    small.save(model, other)
+
+    def one(asked: Exam) -> Any:
+        yield Cell("all", "", 0.0, asked.marks(lambda batch: measure.least(batch, 1.0)))
+
+    monkeypatch.setattr(runner, "TABLES", {"masks": one})
+    weights = [str(small.WEIGHTS), str(other)]
+    found = short(tmp_path, monkeypatch, "--tables", "masks", "--seeds", "4", "7", "--weights", *weights)
+    whole = {row.seed: row for row in found if row.kind == marks.ALL}
+    assert [row.weights for row in whole.values()] == [rows.digest(path) for path in weights]
+    assert whole[4].right > whole[7].right
+    assert whole[4].spread is None
+
+
+def test_tables_are_added_to_those_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(asked: Exam) -> Any:
+        yield Cell("all", "", 0.0, asked.marks(lambda batch: measure.least(batch, 0.1)))
+
+    monkeypatch.setattr(runner, "TABLES", {"masks": one})
+    other, stale = a_row(), a_row(table="masks")
+    rows.write(tmp_path / "quick.csv", [stale, other])
+    found = short(tmp_path, monkeypatch, "--tables", "masks", "--add")
+    assert found[0] == other
+    assert {row.table for row in found[1:]} == {"masks"}
+    assert stale not in found
+    assert {row.table for row in short(tmp_path, monkeypatch, "--tables", "masks")} == {"masks"}
 
 
 def test_weights_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,24 +134,20 @@ def test_weights_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_longer_run_is_what_the_tables_are_made_of(tmp_path: Path) -> None:
-    def row(clips: int) -> rows.Row:
-        return rows.Row("ours", 0.85, "all", 1, 2, clips, 16, *[""] * 7)
-
-    rows.write(tmp_path / "quick.csv", [row(1)])
-    assert report.load(tmp_path) == [row(1)]
-    rows.write(tmp_path / "full.csv", [row(2)])
-    assert report.load(tmp_path) == [row(2)]
+    rows.write(tmp_path / "quick.csv", [a_row(clips=1)])
+    assert report.load(tmp_path).rows == [a_row(clips=1)]
+    rows.write(tmp_path / "full.csv", [a_row(clips=2, spread=0.25)])
+    assert report.load(tmp_path).rows == [a_row(clips=2, spread=0.25)]
 
 
 def test_the_tables_are_what_the_rows_give_for_the_shipped_weights() -> None:
     assert report.main(["--check"]) == 0, "run python3 -m benchmarks.accuracy.report"
-    found = report.load(run.RESULTS)
-    assert {row.weights for row in found} == {rows.digest(small.WEIGHTS)}, "run python3 -m benchmarks.accuracy"
-    assert {row.kind for row in found} == {*questions.TYPES, rows.ALL}
+    found = report.load(run.RESULTS).rows
+    assert rows.digest(small.WEIGHTS) in {row.weights for row in found}, "run python3 -m benchmarks.accuracy"
+    assert {row.kind for row in found} == {*questions.TYPES, *marks.GROUPS}
 
 
-def test_wilsons_interval() -> None:
-    low, high = measure.Score(9, 10).interval
-    assert (round(low, 3), round(high, 3)) == (0.596, 0.982)
-    assert measure.Score(0, 10).interval[0] == 0.0
-    assert measure.Score(10, 10).interval[1] == 1.0
+def test_rows_of_other_weights_make_no_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write(tmp_path / "full.csv", [a_row()])
+    assert report.main(["--results", str(tmp_path)]) == 2
+    assert rows.digest(small.WEIGHTS) in capsys.readouterr().err
