@@ -120,7 +120,7 @@ def _compare(
     d = s * SLICE + tl.arange(0, BLOCK_D)
     at = rows[:, None] + d[None, :]
     there = before_rows[:, None] + d[None, :]
-    sums_at = sums_ptr + (entry(table_ptr, b, TILE, 0, STREAMS) + n * groups + group) * D + d
+    sums_ptr += (entry(table_ptr, b, TILE, 0, STREAMS) + n * groups + group) * D
     for _ in range(0, tl.minimum(SLICE, D - s * SLICE), BLOCK_D):
         within = (d < D)[None, :] | EVEN
         # asked again in every round of a batch, in which these are loads: there are no registers for all places
@@ -146,12 +146,11 @@ def _compare(
             if SUMS:
                 sums += (add_tokens(own, lane),)
         if SUMS:
-            so_far = tl.load(sums_at, (d < D) & (fresh == 0), other=0.0)
-            tl.store(sums_at, so_far + across_strips(sums, LANES), mask=d < D)
+            so_far = tl.load(sums_ptr + d, (d < D) & (fresh == 0), other=0.0)
+            tl.store(sums_ptr + d, so_far + across_strips(sums, LANES), mask=d < D)
         d += BLOCK_D
         at += BLOCK_D
         there += BLOCK_D
-        sums_at += BLOCK_D
 
     norm = across_threads(squared)
     k = tl.arange(0, TOKENS)[None, :]

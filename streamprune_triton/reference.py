@@ -5,7 +5,6 @@ Shapes: T frames of H x W tokens with D features. NaN in a similarity means that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import reduce
 from typing import NamedTuple
 
@@ -14,8 +13,8 @@ import torch
 from .rule import Rule
 
 EPS = 1e-8
-SLICE = 512  # features of a token that are summed before they are added to the rest
-BLOCK_ELEMENTS = 1 << 20  # features upcast at once: they and their products stay in a CPU's cache
+SLICE = 1 << 14  # features summed at once: torch shares a longer sum out among threads where it is the only one
+BLOCK_ELEMENTS = 3 << 17  # features upcast at once: they and their products stay in a CPU's cache
 
 
 class Scores(NamedTuple):
@@ -99,54 +98,69 @@ def prune(
 
 
 def score(x: torch.Tensor, reference: torch.Tensor, spatial: bool, mean: bool) -> Scores:
-    """Squared norms and dot products in float32, in blocks of frames to bound the memory."""
-    frame = x.shape[1] * x.shape[2] * min(x.shape[3], SLICE)
-    starts = range(0, len(x), max(1, BLOCK_ELEMENTS // frame))
-    befores = [reference if n == 0 else x[n - 1] for n in starts]
-    blocks = x.split(starts.step)
-    return Scores(
-        *map(_cat, zip(*(_block(f, b, spatial, mean) for f, b in zip(blocks, befores, strict=True)), strict=True))
-    )
-
-
-def _block(block: torch.Tensor, before: torch.Tensor, spatial: bool, mean: bool) -> Scores:
-    """Scores of a block of frames behind the frame `before`, slice by slice of the features."""
-    parts, sums = [], []
-    for f, b in zip(_slices(block), _slices(before), strict=True):
-        squared_norms = dot(f, f)
-        if not _all(squared_norms.isfinite()):
-            squared_norms = squared_norms.masked_fill(~f.isfinite().all(-1), torch.nan)
-        previous = torch.cat([dot(f[:1], b), dot(f[1:], f[:-1])])
-        parts.append((squared_norms, previous, *(dot(*edge) for edge in _edges(f) if spatial)))
-        sums.append(f.flatten(1, 2).sum(1))
-    squared_norms, previous, *edges = (reduce(torch.add, each) for each in zip(*parts, strict=True))
-    finite = ~squared_norms.isnan()
-    means = block.new_zeros((0, block.shape[3]))
+    """Squared norms and dot products in float32, in strips of rows to bound the memory."""
+    rows = _strip_rows(x)
+    strips = [
+        _strip(x[:, i : i + rows + spatial], reference[i : i + rows], spatial) for i in range(0, x.shape[1], rows)
+    ]
+    squared_norms, previous, right, down, sums = zip(*strips, strict=True)
+    norms = _cat(squared_norms, 1)
+    means = x.new_zeros((0, x.shape[3]))
     if mean:
-        means = torch.cat(sums, 1) / (block.shape[1] * block.shape[2]) if _all(finite) else masked_mean(block, finite)
-    right, down = edges or (squared_norms.new_zeros(0),) * 2
-    return Scores(squared_norms, previous, right, down, means)
+        means = reduce(torch.add, sums) / (~norms.isnan()).flatten(1).sum(1).clamp_min(1)[:, None]
+    return Scores(norms, _cat(previous, 1), _cat(right, 1), _cat(down, 1), means)
 
 
-def _slices(x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """x upcast, SLICE features at a time, and contiguous: the order of a sum follows the layout."""
-    return (part.float().contiguous() for part in x.split(SLICE, -1))
+def _strip(x: torch.Tensor, before: torch.Tensor, spatial: bool) -> tuple[torch.Tensor, ...]:
+    """Norms, dots (as in Scores) and sums (T, D) of the first rows of x (T, R + 1, W, D) behind those `before` them.
+
+    The last row is there to be compared with; there is none at the bottom of the grid.
+    """
+    rows, parts = len(before), []
+    before = _upcast(before)[None]
+    for block in x.split(max(1, BLOCK_ELEMENTS // before.numel())):
+        f = _upcast(block)
+        own = f[:, :rows]
+        previous = _cat([dot(own[:1], before), dot(own[1:], own[:-1])] if len(own) > 1 else [dot(own, before)])
+        before = own[-1:]
+        norms = dot(own, own)
+        right, down = [dot(a, b) for a, b in _edges(own, f)] if spatial else [norms[:, :0]] * 2
+        if not _all(norms < torch.inf):
+            norms = norms.masked_fill(~own.isfinite().all(-1), torch.nan)
+            own = torch.where(norms.isnan()[..., None], 0.0, own)
+        parts.append((norms, previous, right, down, own.flatten(1, 2).sum(1)))
+    return tuple(map(_cat, zip(*parts, strict=True)))
 
 
-def _edges(f: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+def _strip_rows(x: torch.Tensor) -> int:
+    """How many rows of a frame are upcast at once: never by the number of frames, as sums are added up by strips."""
+    return max(1, min(x.shape[1], BLOCK_ELEMENTS // max(1, x.shape[2] * x.shape[3])))
+
+
+def _upcast(x: torch.Tensor) -> torch.Tensor:
+    """x in float32 and contiguous: the order of a sum follows the layout."""
+    return x.float().contiguous()
+
+
+def _edges(
+    own: torch.Tensor, f: torch.Tensor
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """The tokens with a right neighbour and these, the tokens with one below and these."""
-    return (f[:, :, :-1], f[:, :, 1:]), (f[:, :-1], f[:, 1:])
+    return (own[:, :, :-1], own[:, :, 1:]), (f[:, :-1], f[:, 1:])
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Dot products over the features; an elementwise sum, whose order does not depend on the other sizes."""
-    return (a * b).sum(-1)
+    """Dot products over the features: products, then their sum, whose order does not depend on the other sizes."""
+    if a.shape[-1] <= SLICE:
+        return torch.linalg.vecdot(a, b)
+    return reduce(torch.add, map(torch.linalg.vecdot, a.split(SLICE, -1), b.split(SLICE, -1)))
 
 
 def masked_mean(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """(T, D) float32 means over the chosen tokens of each frame, 0 where none is chosen."""
-    sums = [torch.where(chosen[..., None], f, 0.0).flatten(1, 2).sum(1) for f in _slices(x)]
-    return torch.cat(sums, 1) / chosen.flatten(1).sum(1).clamp_min(1)[:, None]
+    strips = zip(x.split(_strip_rows(x), 1), chosen.split(_strip_rows(x), 1), strict=True)
+    sums = [torch.where(m[..., None], _upcast(f), 0.0).flatten(1, 2).sum(1) for f, m in strips]
+    return reduce(torch.add, sums) / chosen.flatten(1).sum(1).clamp_min(1)[:, None]
 
 
 def cosine(dots: torch.Tensor, squared_a: torch.Tensor, squared_b: torch.Tensor) -> torch.Tensor:
@@ -275,5 +289,5 @@ def _all(chosen: torch.Tensor) -> bool:
     return chosen.device.type == "cpu" and not torch.compiler.is_compiling() and bool(chosen.all())
 
 
-def _cat(parts: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def _cat(parts: tuple[torch.Tensor, ...] | list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
