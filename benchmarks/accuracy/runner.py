@@ -56,7 +56,7 @@ def run(job: Job) -> list[rows.Row]:
     first: dict[str, Marks] = {}
     since = time.monotonic()
     for cell in TABLES[job.table](asked):
-        found += _rows(job, cell, first.get(cell.setting), asked.steps, told)
+        found += counted(job, cell, first.get(cell.setting), asked.steps, told)
         first.setdefault(cell.setting, cell.marks)
         tell(job, cell, time.monotonic() - since)
         since = time.monotonic()
@@ -68,7 +68,7 @@ def _exam(path: Path, clips: int, quick: bool) -> Exam:
     return exam(Network(*small.load(path)).eval(), clips, STEPS, quick)
 
 
-def _rows(job: Job, cell: Cell, first: Marks | None, steps: int, told: dict[str, Any]) -> list[rows.Row]:
+def counted(job: Job, cell: Cell, first: Marks | None, steps: int, told: dict[str, Any]) -> list[rows.Row]:
     """A row for each group of types, and behind them for each type if the cell wants it."""
     found = []
     for kind in (*GROUPS, *(questions.TYPES if cell.by_type else ())):

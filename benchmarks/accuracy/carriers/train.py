@@ -1,0 +1,231 @@
+"""VideoScan's two stages on the shapes task: `python3 -m benchmarks.accuracy.carriers.train --out DIR`.
+
+1. Carriers are all that the language model is shown of a clip; it and the vision tower learn, the tower through the
+   mean that a carrier is.
+2. The tower is frozen. The language model learns under the semantic-aware mask: carriers stand behind their step's
+   tokens, whole or pruned; steps and questions see what a session's memory would hold, of a kind drawn for each clip,
+   for some of them all tokens and no carrier.
+
+In both, heads on carriers' inner states are taught what is in a step and what was seen so far (knowledge.py).
+
+A run may be killed at any time and goes on where its last checkpoint left it: the same command again. In DIR:
+checkpoint.pt, log.jsonl, one.safetensors (after the first stage) and model.safetensors. `--one-steps 0` is the second
+stage alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamprune_triton.shapes import model as small
+
+from ..batch import Batch
+from ..curriculum import ROWS
+from ..measure import TRAINING, VALIDATION, batches, least, tally
+from ..optimizers import Average, Optimizers
+from ..pool import Pool
+from ..train import POOL, by_type
+from . import curriculum, modes
+from .network import CarrierNetwork
+
+CHECKPOINT, REPORT, VALIDATE, SPAN = 60.0, 25, 100, 100  # seconds, steps, steps, steps of the moving average
+REUSE = 8  # batches in which a clip of the second stage is, on average
+SEEDS = 90_000_000  # of clips: behind those of the first training with the same seed
+MODES = {"alone": modes.ALONE, "carriers": modes.CARRIERS, "hybrid 2": modes.hybrid(2), "tokens": modes.TOKENS}
+
+
+class Run:
+    """A training run.
+
+    Args:
+        options: as parsed by `arguments`.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.out = options, Path(options.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(options.seed)
+        self.net = CarrierNetwork(*small.load(options.weights)).to(options.device).train()
+        self.net.model.set_attn_implementation("eager")  # on CPUs bf16 is slower in the fused one, with a mask
+        self.stage = "one"
+        self.steps = {"one": 0, "two": 0}
+        self.seconds = 0.0
+        self.begin_stage("one")
+        self._pools: dict[int, Pool] = {}
+        self._sums: dict[str, list[float]] = {}
+
+    def begin_stage(self, stage: str) -> None:
+        """Fresh optimizers and averages."""
+        model = self.net.model
+        inner, tower = model.model.language_model, model.model.visual
+        modules = [inner, model.lm_head, *self.net.carrier_heads]
+        layers = list(inner.layers)
+        if stage == "one":
+            modules += [tower, *self.net.tower_heads, self.net.pool]
+            layers += [*tower.blocks, tower.merger]
+        self.stage = stage
+        self.optimizers = Optimizers(modules, layers, self.options.rate)
+        self.average = Average(model, SPAN)
+
+    def train(self) -> None:
+        """Both stages to their end."""
+        self.load()
+        begin = saved = time.monotonic()
+        for stage in ("one", "two"):
+            if self.stage != stage and self.steps[stage] < self.goal(stage):
+                self.end_stage()
+                self.begin_stage(stage)
+            while self.stage == stage and self.steps[stage] < self.goal(stage):
+                self.step()
+                now = time.monotonic()
+                self.seconds, begin = self.seconds + now - begin, now
+                if now - saved > CHECKPOINT:
+                    self.save()
+                    saved = now
+        self.end_stage()
+        self.save()
+
+    def end_stage(self) -> None:
+        """The averaged weights are what the next stage begins with."""
+        if self.steps[self.stage]:
+            self.net.model.load_state_dict(self.average.weights)
+            self.validate()
+        small.save(self.net.model, self.out / ("one.safetensors" if self.stage == "one" else "model.safetensors"))
+
+    def goal(self, stage: str) -> int:
+        return int(getattr(self.options, f"{stage}_steps"))
+
+    def rate(self) -> float:
+        """Share of the highest rate: rises for 50 steps, falls to 2 % in the last 60 % of the stage."""
+        step, goal = self.steps[self.stage], self.goal(self.stage)
+        return min(1.0, (step + 1) / 50, max(0.02, (goal - step) / (0.6 * goal)))
+
+    def step(self) -> None:
+        """One batch of the stage."""
+        number = self.steps[self.stage]
+        rng = np.random.default_rng((self.options.seed, number, len(self.stage)))
+        batch, losses, right = self.first(rng) if self.stage == "one" else self.second(rng)
+        self.optimizers.step(torch.stack([loss.float() for loss in losses.values()]).sum(), self.rate())
+        self.average.update()
+        self.count({name: loss.item() for name, loss in losses.items()} | by_type(batch, right))
+
+    def first(self, rng: np.random.Generator) -> tuple[Any, ...]:
+        seed = TRAINING + 100_000_000 * self.options.seed + SEEDS + self.steps["one"]
+        batch = curriculum.first(self.net, rng, seed, self.options.device)
+        with self.precision():
+            losses, right = self.net.carrier_losses(batch, *curriculum.nothing(batch), self.behind(rng, batch.size))
+            return batch, losses | self.net.pooled(batch) | self.net.seen(batch.x, batch.labels), right
+
+    def second(self, rng: np.random.Generator) -> tuple[Any, ...]:
+        task = curriculum.second(rng, self.net.words.rows(curriculum.QUESTIONS_TWO), self.options.rows)
+        batch = self.pool(task.steps).draw(rng, task.clips, curriculum.QUESTIONS_TWO)
+        keep = curriculum.keep(task, batch)
+        dies = curriculum.dies(rng, batch, keep, self.options.plain)
+        with self.precision():
+            return batch, *self.net.carrier_losses(batch, keep, dies, self.behind(rng, batch.size))
+
+    def behind(self, rng: np.random.Generator, clips: int) -> torch.Tensor:
+        return torch.from_numpy(rng.random(clips) < 0.5).to(self.options.device)
+
+    def precision(self) -> torch.autocast:
+        device = self.options.device.split(":")[0]
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.options.bf16)
+
+    def pool(self, steps: int) -> Pool:
+        if steps not in self._pools:
+            first = TRAINING + 100_000_000 * self.options.seed + SEEDS + 1_000_000 * steps.bit_length()
+            seed = first + self.steps["two"] * 10  # a run that goes on sees new clips
+            self._pools[steps] = Pool(self.net.features, steps, POOL[steps], seed, REUSE)
+        return self._pools[steps]
+
+    def count(self, values: dict[str, float]) -> None:
+        self.steps[self.stage] += 1
+        step = self.steps[self.stage]
+        for name, value in values.items():
+            self._sums.setdefault(name, []).append(value)
+        if step % REPORT == 0:
+            means = {name: round(float(np.mean(values)), 4) for name, values in self._sums.items()}
+            self._sums = {}
+            self.log({"stage": self.stage, "step": step, "seconds": round(self.seconds), **means})
+        if step % VALIDATE == 0:
+            with self.averaged():
+                self.validate()
+
+    def log(self, line: dict[str, Any]) -> None:
+        with open(self.out / "log.jsonl", "a") as file:
+            print(json.dumps(line), file=file)
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Logs the accuracy on validation clips, of which 30 % of the tokens are kept, in each way of remembering."""
+        given = list(batches(self.net, VALIDATION, 16, self.options.validation, 12))
+        for name, mode in MODES.items():
+            found = tally(given, partial(self.right, mode))
+            types = {kind: round(score.share, 3) for kind, score in found.items()}
+            whole = sum(score.right for score in found.values()) / sum(score.asked for score in found.values())
+            told = {"mode": name, "stage": self.stage, "step": self.steps[self.stage], "all": round(whole, 4)}
+            self.log(told | types)
+
+    def right(self, mode: modes.Mode, batch: Batch) -> torch.Tensor:
+        return mode.correct(self.net, batch, least(batch, 0.3))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with the moving average of its weights."""
+        own = {name: value.clone() for name, value in self.net.model.state_dict().items()}
+        self.net.model.load_state_dict(self.average.weights)
+        try:
+            yield
+        finally:
+            self.net.model.load_state_dict(own)
+
+    def save(self) -> None:
+        parts = {name: getattr(self, name).state_dict() for name in ("net", "optimizers", "average")}
+        state = {**parts, "stage": self.stage, "steps": self.steps, "seconds": self.seconds}
+        torch.save(state, self.out / "checkpoint.tmp")
+        os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
+
+    def load(self) -> None:
+        """Goes on from the checkpoint, where there is one."""
+        path = self.out / "checkpoint.pt"
+        if path.exists():
+            state = torch.load(path, map_location=self.options.device, weights_only=True)
+            self.begin_stage(state["stage"])
+            for name in ("net", "optimizers", "average"):
+                getattr(self, name).load_state_dict(state[name])
+            self.steps, self.seconds = state["steps"], state["seconds"]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, help="folder of the run")
+    parser.add_argument("--weights", type=Path, default=small.WEIGHTS, help="to begin with (default: as shipped)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--one-steps", type=int, default=400)
+    parser.add_argument("--two-steps", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="of learning, at its highest")
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, help="of text and visual tokens in a batch of the second stage"
+    )
+    parser.add_argument("--plain", type=float, default=0.25, help="share of clips with all tokens and no carrier")
+    parser.add_argument("--validation", type=int, default=48, help="clips")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    options = arguments()
+    torch.set_default_device(options.device)
+    Run(options).train()
