@@ -1,6 +1,7 @@
 """`python3 -m benchmarks.accuracy.report`: tables in this folder's README.md and the model card, and plots, from rows.
 
-Of `full.csv` in the folder of results, where it is there, else of `quick.csv`.
+Of `full.csv` in the folder of results, where it is there, else of `quick.csv`; the card of `shipped.csv`, where it is
+there, since the tables may be of other trainings.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         return load(options.results)
 
     def tables() -> dict[Path, str]:
-        return {options.readme: block(found()), options.card: card(found(), rows.digest(small.WEIGHTS))}
+        return {options.readme: block(found()), options.card: card(shipped(options.results), rows.digest(small.WEIGHTS))}
 
     def pictures() -> dict[Path, bytes]:
         return {options.results / f"{name}.png": picture for name, picture in plots(found()).items()}
@@ -49,6 +50,12 @@ def load(folder: Path) -> Results:
     """The rows of the longer run that is there. Raises OSError where there is none."""
     full = folder / "full.csv"
     return Results(rows.read(full if full.exists() else folder / "quick.csv"))
+
+
+def shipped(folder: Path) -> Results:
+    """The rows of the shipped weights. Raises OSError where there is none."""
+    own = folder / "shipped.csv"
+    return Results(rows.read(own)) if own.exists() else load(folder)
 
 
 if __name__ == "__main__":
