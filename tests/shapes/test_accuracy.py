@@ -12,6 +12,7 @@ from result_rows import a_row
 from benchmarks.accuracy import __main__ as run
 from benchmarks.accuracy import marks, measure, rows, runner, tables
 from benchmarks.accuracy.batch import Batch
+from benchmarks.accuracy.carriers import report as carriers_report
 from benchmarks.accuracy.cell import Cell
 from benchmarks.accuracy.exam import Exam
 from benchmarks.accuracy.methods import METHODS
@@ -142,9 +143,14 @@ def test_the_longer_run_is_what_the_tables_are_made_of(tmp_path: Path) -> None:
 
 def test_the_tables_are_what_the_rows_give_for_the_shipped_weights() -> None:
     assert report.main(["--check"]) == 0, "run python3 -m benchmarks.accuracy.report"
-    found = report.load(run.RESULTS).rows
-    assert rows.digest(small.WEIGHTS) in {row.weights for row in found}, "run python3 -m benchmarks.accuracy"
-    assert {row.kind for row in found} == {*questions.TYPES, *marks.GROUPS}
+    own = report.shipped(run.RESULTS).rows
+    assert {row.weights for row in own} == {rows.digest(small.WEIGHTS)}, "run python3 -m benchmarks.accuracy"
+    assert {row.kind for row in own} == {*questions.TYPES, *marks.GROUPS}
+    assert {row.seed for row in report.load(run.RESULTS).rows} == {0, 1, 2}, "the page tells of three trainings"
+
+
+def test_the_tables_of_carriers_are_what_the_rows_give() -> None:
+    assert carriers_report.main(["--check"]) == 0, "run python3 -m benchmarks.accuracy.carriers.report"
 
 
 def test_rows_of_other_weights_make_no_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         return load(options.results)
 
     def tables() -> dict[Path, str]:
-        return {options.readme: block(found()), options.card: card(shipped(options.results), rows.digest(small.WEIGHTS))}
+        return {
+            options.readme: block(found()),
+            options.card: card(shipped(options.results), rows.digest(small.WEIGHTS)),
+        }
 
     def pictures() -> dict[Path, bytes]:
         return {options.results / f"{name}.png": picture for name, picture in plots(found()).items()}
