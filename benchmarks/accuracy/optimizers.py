@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,6 +62,16 @@ class Average:
         for name, value in self._module.state_dict().items():
             if value.is_floating_point():
                 self.weights[name].lerp_(value, part)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the module has the average for its weights."""
+        own = {name: value.clone() for name, value in self._module.state_dict().items()}
+        self._module.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            self._module.load_state_dict(own)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._steps, "weights": self.weights}

@@ -17,8 +17,6 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +141,7 @@ class Run:
 
     def validate(self) -> None:
         """Logs the accuracy of the averaged weights on validation clips, of all tokens and of the last 15 %."""
-        with self.averaged():
+        with self.average.applied():
             if not self._validation:
                 self._validation = list(batches(self.net, VALIDATION, 16, self.options.validation, 12))
             for share in (1.0, 0.15):
@@ -152,16 +150,6 @@ class Run:
                 self.log({"kept": share, "step": self.steps["text"], "mean": round(mean(found), 4), **types})
             small.save(self.net.model, self.out / "model.tmp")
         os.replace(self.out / "model.tmp", self.out / "model.safetensors")
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The network with the moving average of its weights."""
-        own = {name: value.clone() for name, value in self.net.model.state_dict().items()}
-        self.net.model.load_state_dict(self.average.weights)
-        try:
-            yield
-        finally:
-            self.net.model.load_state_dict(own)
 
     def save(self) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("net", "tower", "text", "average")}

@@ -47,7 +47,8 @@ def _utils() -> Any:
     """The module of transformers with these rules, None where features are not asked for with their results."""
     try:
         from transformers import vision_utils
-        from transformers.utils.generic import accepts_precomputed_kwargs  # noqa: F401
     except ImportError:
         return None
-    return vision_utils
+    from transformers.utils import generic
+
+    return vision_utils if hasattr(generic, "accepts_precomputed_kwargs") else None

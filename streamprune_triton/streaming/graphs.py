@@ -79,8 +79,10 @@ class Graphs:
         """As `Adapter.features`."""
         parts = pixels if isinstance(pixels, tuple) else (pixels,)
         key = tuple((tuple(each.shape), () if _moves(each) else tuple(each.flatten().tolist())) for each in parts)
+        if key not in self._towers and ("tower" in self._refused or len(self._towers) == SHAPES):
+            return self._adapter.features(pixels)
         inputs = tuple(each.to(self._adapter.model.device) for each in parts if _moves(each))
-        if key not in self._towers and len(self._towers) < SHAPES:
+        if key not in self._towers:
             self._capture(self._towers, key, lambda *own: self._adapter.features(_with(pixels, own)), inputs, "tower")
         if key not in self._towers:
             return self._adapter.features(pixels)
@@ -109,7 +111,7 @@ class Graphs:
         """
         count, held = len(embeds), sight.shape[1] - len(embeds)
         size = next((size for size in SIZES if size >= count), None)
-        if size is None or not held:
+        if size is None or not held or "language model" in self._refused:
             return False
         kv = cache.claim(size)
         try:
@@ -135,8 +137,6 @@ class Graphs:
         self, where: dict[Any, Replay], key: Any, work: Callable[..., Any], like: tuple[torch.Tensor, ...], what: str
     ) -> None:
         """Adds a replay, or, where the model does something that cannot be captured, says so once and does not."""
-        if what in self._refused:
-            return
         try:
             where[key] = Replay(work, like)
         except RuntimeError as problem:

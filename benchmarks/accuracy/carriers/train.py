@@ -19,8 +19,6 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,7 +157,7 @@ class Run:
             self._sums = {}
             self.log({"stage": self.stage, "step": step, "seconds": round(self.seconds), **means})
         if step % VALIDATE == 0:
-            with self.averaged():
+            with self.average.applied():
                 self.validate()
 
     def log(self, line: dict[str, Any]) -> None:
@@ -179,16 +177,6 @@ class Run:
 
     def right(self, mode: modes.Mode, batch: Batch) -> torch.Tensor:
         return mode.correct(self.net, batch, least(batch, 0.3))
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The network with the moving average of its weights."""
-        own = {name: value.clone() for name, value in self.net.model.state_dict().items()}
-        self.net.model.load_state_dict(self.average.weights)
-        try:
-            yield
-        finally:
-            self.net.model.load_state_dict(own)
 
     def save(self) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("net", "optimizers", "average")}
