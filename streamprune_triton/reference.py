@@ -14,7 +14,8 @@ from .rule import Rule
 
 EPS = 1e-8
 SLICE = 1 << 14  # features summed at once: torch shares a longer sum out among threads where it is the only one
-BLOCK_ELEMENTS = 3 << 17  # features upcast at once: they and their products stay in a CPU's cache
+# features upcast at once: they and their products stay in a CPU's cache; elsewhere they only bound the memory
+BLOCK_ELEMENTS, DEVICE_BLOCK_ELEMENTS = 3 << 17, 1 << 26
 
 
 class Scores(NamedTuple):
@@ -118,7 +119,7 @@ def _strip(x: torch.Tensor, before: torch.Tensor, spatial: bool) -> tuple[torch.
     """
     rows, parts = len(before), []
     before = _upcast(before)[None]
-    for block in x.split(max(1, BLOCK_ELEMENTS // before.numel())):
+    for block in x.split(max(1, _block_elements(x) // before.numel())):
         f = _upcast(block)
         own = f[:, :rows]
         previous = _cat([dot(own[:1], before), dot(own[1:], own[:-1])] if len(own) > 1 else [dot(own, before)])
@@ -134,7 +135,14 @@ def _strip(x: torch.Tensor, before: torch.Tensor, spatial: bool) -> tuple[torch.
 
 def _strip_rows(x: torch.Tensor) -> int:
     """How many rows of a frame are upcast at once: never by the number of frames, as sums are added up by strips."""
-    return max(1, min(x.shape[1], BLOCK_ELEMENTS // max(1, x.shape[2] * x.shape[3])))
+    return max(1, min(x.shape[1], _block_elements(x) // max(1, x.shape[2] * x.shape[3])))
+
+
+def _block_elements(x: torch.Tensor) -> int:
+    """How many features are upcast at once; all where a compiler fuses it, which would unroll every block."""
+    if torch.compiler.is_compiling():
+        return x.numel()
+    return BLOCK_ELEMENTS if x.device.type == "cpu" else DEVICE_BLOCK_ELEMENTS
 
 
 def _upcast(x: torch.Tensor) -> torch.Tensor:
