@@ -190,7 +190,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tower-steps", type=int, default=1500)
-    parser.add_argument("--text-steps", type=int, default=3200)
+    parser.add_argument("--text-steps", type=int, default=2400)
     parser.add_argument("--rows", type=int, default=curriculum.ROWS, help="of text and visual tokens in a batch")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
