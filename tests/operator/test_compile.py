@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+import triton
 from compiling import TARGETS, machine, record
 
 import streamprune_triton as sp
@@ -21,9 +22,8 @@ CASES = {
     "no carrier": (sp.PruneConfig(carrier=None), 1),
     "temporal": (sp.PruneConfig(mask=None, keep_tokens=99, scope="clip"), 1),
 }
-# Bytes that the fused pass may move out of registers around its loop (ptxas would rather have more loads under way);
-# the other kernels, and the loop, none.
-AROUND_THE_LOOP = {"similarity_kernel": 96}
+# Bytes that Triton's older compilers move out of registers around the loop of the fused pass, for the A100 alone
+AROUND_THE_LOOP = {("similarity_kernel", "sm_80"): 80} if triton.__version__ < "3.8" else {}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FEATURE_READERS = ("similarity_kernel", "compact_kernel", "kept_carrier_kernel")
 
@@ -51,7 +51,7 @@ def test_kernels_compile_for(target, dtype):
                 continue
             if int(target[3:]) >= 80:
                 made = machine(compiled)
-                assert made.spilled <= AROUND_THE_LOOP.get(launch.name, 0), (case, launch.name)
+                assert made.spilled <= AROUND_THE_LOOP.get((launch.name, target), 0), (case, launch.name)
                 assert not [name for name in made.loop if name.startswith(("LDL", "STL"))], (case, launch.name)
             if launch.name in FEATURE_READERS:
                 loads = [s for s in re.findall(r"ld\.global\S*", compiled.asm["ptx"]) if "v4.b32" in s]
