@@ -109,12 +109,11 @@ def modelled(case: Case, gpu: Gpu) -> Modelled:
         REGISTERS // (threads * -(-made.registers // 8) * 8), THREADS // threads, SHARED // max(1, made.shared)
     )
     programs = fused.grid[0]
-    frame = case.streams * case.h * case.w
     features = case.tokens * case.d
-    read = case.itemsize * (features + frame * case.d * (1 + case.state)) + scratch
+    read = case.itemsize * (features + case.frame * case.d * (1 + case.state)) + scratch
     tokens = given["TILE_H"] * given["TILE_W"]
-    tiles = -(-case.h // given["TILE_H"]) * -(-case.w // given["TILE_W"])
-    padded = case.streams * case.t * tiles * tokens * case.d
+    tiles = [-(-h // given["TILE_H"]) * -(-w // given["TILE_W"]) for h, w in case.grids]
+    padded = case.t * sum(tiles) * tokens * case.d
     loop = made.loop
     a_feature = threads / (tokens * given["BLOCK_D"])  # threads' instructions
     adds = sum(name.startswith(("FFMA", "FADD", "FMUL")) for name in loop)
@@ -123,7 +122,7 @@ def modelled(case: Case, gpu: Gpu) -> Modelled:
     clocks = at_work * gpu.clock  # of all multiprocessors in a microsecond
     waves = programs / (gpu.processors * resident)
     remainder = -(-waves // 1) / waves if waves > 1 else 1.0
-    walked = min(given["tiles_per_program"], tiles) * given["frames_per_program"]
+    walked = min(given["tiles_per_program"], max(tiles)) * given["frames_per_program"]
     rounds = walked * -(-given["SLICE"] // given["BLOCK_D"])
     memory, issue = read / gpu.bandwidth / 1e3, slots / clocks
     l1, latency = 2.75 * features * case.itemsize / L1 / clocks, max(1.0, -(-waves // 1)) * rounds * LATENCY
@@ -139,7 +138,7 @@ def compiled(case: Case, gpu: Gpu) -> tuple[Launch, Machine, int]:
     """(the fused pass as this case launches it, what was made of it, bytes of scratch)."""
     from streamprune_triton.kernels import launch
 
-    x = [torch.empty(case.t, case.h, case.w, case.d, dtype=DTYPES[case.dtype]) for _ in range(case.streams)]
+    x = [torch.empty(case.t, *grid, case.d, dtype=DTYPES[case.dtype]) for grid in case.grids]
     rule, capacity = Rule.of(CONFIG, x[0].device), [1] * case.streams
     out = ops.empty(x, rule.carrier, capacity)
     held: list[tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]] = [

@@ -126,7 +126,7 @@ def shape(row: Row) -> tuple[int, int, int, int, int]:
     """(streams, T, H, W, D) from the case's name."""
     *streams, sizes = row.case.split(" of ")
     t, h, w, d = map(int, sizes.split("x"))
-    return int(streams[0]) if streams else 1, t, h, w, d
+    return int(streams[0].split()[0]) if streams else 1, t, h, w, d
 
 
 def _grouped(measured: Iterable[Row], by: Callable[[Row], Any]) -> dict[Any, list[Row]]:
