@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 
 from streamprune_triton.shapes import questions, render, truth, world
 
 from .batch import AREA, Batch
-from .measure import Score, correct, least, tally
+from .measure import correct, least
 from .network import Network
 
 Guess = np.ndarray  # (len(TEXTS),): the answer to each question
@@ -35,11 +33,6 @@ def guesses(seed: int, steps: int, clips: int, count: int = 12) -> tuple[Guess, 
 def guessed_right(batch: Batch, guess: Guess) -> torch.Tensor:
     """(B, Q) bool: which questions a guess answers right."""
     return torch.from_numpy(guess)[batch.text] == batch.answer
-
-
-def guessed(given: Iterable[Batch], guess: Guess) -> dict[str, Score]:
-    """How good a guess is."""
-    return tally(given, lambda batch: guessed_right(batch, guess))
 
 
 def last_step(batch: Batch) -> Batch:

@@ -14,10 +14,8 @@ model.safetensors (the weights' moving average as `streamprune_triton.shapes.mod
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from .measure import TRAINING, VALIDATION, batches, mean, scores
 from .network import Network
 from .optimizers import Average, Optimizers
 from .pool import Pool
+from .records import Records
 from .train_tower import tower_step
 
 RATE = 2e-3
@@ -47,8 +46,7 @@ class Run:
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.out = options, Path(options.out)
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.options, self.records = options, Records(options.out, CHECKPOINT)
         model, processor = small.build(options.width, options.layers, options.tower_width, options.tower_layers)
         torch.manual_seed(options.seed)
         initialise(model)
@@ -59,26 +57,21 @@ class Run:
         self.text = Optimizers([inner, model.lm_head, *heads[1]], list(inner.layers), RATE)
         self.average = Average(model)
         self.steps = {"tower": 0, "text": 0}
-        self.seconds = 0.0
         self._pools: dict[int, Pool] = {}
         self._validation: list[Batch] = []
-        self._sums: dict[str, list[float]] = {}
 
     def train(self) -> None:
         """Both stages to their end."""
         self.load()
-        begin = saved = validated = time.monotonic()
+        validated = time.monotonic()
         while any(self.steps[stage] < self.goal(stage) for stage in self.steps):
             stage = "tower" if self.steps["tower"] < self.goal("tower") else "text"
             (self.tower_step if stage == "tower" else self.text_step)()
-            now = time.monotonic()
-            self.seconds, begin = self.seconds + now - begin, now
             if self.steps[stage] % REPORT == 0:
-                self.report(stage)
-            if now - saved > CHECKPOINT:
+                self.records.report(stage, self.steps[stage])
+            if self.records.due():
                 self.save()
-                saved = time.monotonic()
-            if stage == "text" and now - validated > VALIDATE:
+            if stage == "text" and time.monotonic() - validated > VALIDATE:
                 self.validate()
                 validated = time.monotonic()
         self.validate()
@@ -127,17 +120,7 @@ class Run:
 
     def count(self, stage: str, values: dict[str, float]) -> None:
         self.steps[stage] += 1
-        for name, value in values.items():
-            self._sums.setdefault(name, []).append(value)
-
-    def report(self, stage: str) -> None:
-        means = {name: round(float(np.mean(values)), 4) for name, values in self._sums.items()}
-        self._sums = {}
-        self.log({"stage": stage, "step": self.steps[stage], "seconds": round(self.seconds), **means})
-
-    def log(self, line: dict[str, Any]) -> None:
-        with open(self.out / "log.jsonl", "a") as file:
-            print(json.dumps(line), file=file)
+        self.records.count(values)
 
     def validate(self) -> None:
         """Logs the accuracy of the averaged weights on validation clips, of all tokens and of the last 15 %."""
@@ -147,23 +130,20 @@ class Run:
             for share in (1.0, 0.15):
                 found = scores(self.net, self._validation, share)
                 types = {name: round(score.share, 4) for name, score in found.items()}
-                self.log({"kept": share, "step": self.steps["text"], "mean": round(mean(found), 4), **types})
-            small.save(self.net.model, self.out / "model.tmp")
-        os.replace(self.out / "model.tmp", self.out / "model.safetensors")
+                self.records.log({"kept": share, "step": self.steps["text"], "mean": round(mean(found), 4), **types})
+            small.save(self.net.model, self.records.folder / "model.tmp")
+        os.replace(self.records.folder / "model.tmp", self.records.folder / "model.safetensors")
 
     def save(self) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("net", "tower", "text", "average")}
-        torch.save({**parts, "steps": self.steps, "seconds": self.seconds}, self.out / "checkpoint.tmp")
-        os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
+        self.records.save({**parts, "steps": self.steps})
 
     def load(self) -> None:
         """Goes on from the checkpoint, where there is one."""
-        path = self.out / "checkpoint.pt"
-        if path.exists():
-            state = torch.load(path, map_location=self.options.device, weights_only=True)
+        if state := self.records.load(self.options.device):
             for name in ("net", "tower", "text", "average"):
                 getattr(self, name).load_state_dict(state[name])
-            self.steps, self.seconds = state["steps"], state["seconds"]
+            self.steps = state["steps"]
 
 
 def initialise(model: Any) -> None:

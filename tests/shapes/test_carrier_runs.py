@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import streamprune_triton as sp
+from benchmarks.accuracy import curriculum as before
 from benchmarks.accuracy import rows
 from benchmarks.accuracy.carriers import __main__ as asking
 from benchmarks.accuracy.carriers import curriculum, report, tables, train
@@ -46,6 +46,19 @@ def test_a_run_trains_both_stages_and_goes_on(tmp_path: Path, monkeypatch: pytes
     assert not torch.equal(begun[tower], one[tower])
     assert torch.equal(one[tower], two[tower])
     assert not torch.equal(one[inner], two[inner])
+
+
+def test_batches_of_the_second_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With carriers, which are taught what they tell, or as in the training before."""
+    monkeypatch.setattr(curriculum, "TWO", {2: 1.0})
+    monkeypatch.setattr(before, "STAGES", ((0.0, {2: 1.0}),))
+    made = run(monkeypatch, tmp_path, 0, 0)
+    for plain, has in ((0.0, {"there", "was at", "spot"}), (1.0, {"row", "seen_set"})):
+        made.options.plain = plain
+        batch, losses, right = made.second(np.random.default_rng(0))
+        assert has <= set(losses)
+        assert {"there", "row"} & set(losses) == has & {"there", "row"}
+        assert right.shape == batch.text.shape
 
 
 def test_a_short_run_of_the_experiments_writes_rows_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +100,6 @@ def test_weights_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_memories_of_training_are_of_all_kinds() -> None:
 
     rng = np.random.default_rng(0)
-    drawn = [curriculum.memory(rng, 16, 0.25) for _ in range(200)]
-    assert {memory.mode for memory in drawn} == {"tokens", "hybrid"}
-    behind = [memory for memory in drawn if memory != sp.Memory("tokens")]
-    assert {memory.recent_frames == 0 for memory in behind} == {True, False}
-    assert any(memory.max_carriers < 16 for memory in behind)
+    drawn = [curriculum.memory(rng, 16) for _ in range(200)]
+    assert {memory.recent_frames == 0 for memory in drawn} == {True, False}
+    assert any(memory.max_carriers < 16 for memory in drawn)

@@ -52,19 +52,17 @@ def keep(task: Task, batch: Batch) -> torch.Tensor:
     return chosen(batch.x, task.kept, task.way, noise=0.05)
 
 
-def memory(rng: np.random.Generator, steps: int, plain: float) -> sp.Memory:
-    """What a clip's sequence remembers: all tokens and no carrier in a share `plain` of them, else carriers alone as
-    often as carriers behind a window of some steps; in four of ten so few carriers that some have to go."""
-    if rng.random() < plain:
-        return sp.Memory("tokens")
+def memory(rng: np.random.Generator, steps: int) -> sp.Memory:
+    """What a clip's sequence remembers: in six of ten carriers alone, else carriers behind a window of some steps; in
+    four of ten so few carriers that some have to go."""
     recent = 0 if rng.random() < 0.6 else int(rng.integers(1, 9 if rng.random() < 0.6 else max(10, steps)))
     most = int(rng.integers(4, max(5, steps))) if rng.random() < 0.4 else steps
     return sp.Memory("hybrid", recent_frames=recent, max_carriers=most)
 
 
-def dies(rng: np.random.Generator, batch: Batch, keep: torch.Tensor, plain: float) -> torch.Tensor:
+def dies(rng: np.random.Generator, batch: Batch, keep: torch.Tensor) -> torch.Tensor:
     """(B, T, 2) of `lives.batched`, a memory of its own for each clip."""
-    memories = [memory(rng, batch.x.shape[1], plain) for _ in range(batch.size)]
+    memories = [memory(rng, batch.x.shape[1]) for _ in range(batch.size)]
     return lives.batched(memories, keep, with_carriers(batch.x)[:, :, AREA], AREA).to(batch.x.device)
 
 

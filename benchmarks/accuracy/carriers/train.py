@@ -3,8 +3,8 @@
 1. Carriers are all that the language model is shown of a clip; it and the vision tower learn, the tower through the
    mean that a carrier is.
 2. The tower is frozen. The language model learns under the semantic-aware mask: carriers stand behind their step's
-   tokens, whole or pruned; steps and questions see what a session's memory would hold, of a kind drawn for each clip,
-   for some of them all tokens and no carrier.
+   tokens, whole or pruned; steps and questions see what a session's memory would hold, of a kind drawn for each clip.
+   Every other batch is one of the training before, without carriers, so that what it taught stays.
 
 In both, heads on carriers' inner states are taught what is in a step and what was seen so far (knowledge.py).
 
@@ -16,9 +16,6 @@ stage alone.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +25,12 @@ import torch
 
 from streamprune_triton.shapes import model as small
 
+from .. import curriculum as before
 from ..batch import Batch
-from ..curriculum import ROWS
 from ..measure import TRAINING, VALIDATION, batches, least, tally
 from ..optimizers import Average, Optimizers
 from ..pool import Pool
+from ..records import Records
 from ..train import POOL, by_type
 from . import curriculum, modes
 from .network import CarrierNetwork
@@ -51,17 +49,14 @@ class Run:
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.out = options, Path(options.out)
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.options, self.records = options, Records(options.out, CHECKPOINT)
         torch.manual_seed(options.seed)
         self.net = CarrierNetwork(*small.load(options.weights)).to(options.device).train()
         self.net.model.set_attn_implementation("eager")  # on CPUs bf16 is slower in the fused one, with a mask
         self.stage = "one"
         self.steps = {"one": 0, "two": 0}
-        self.seconds = 0.0
         self.begin_stage("one")
         self._pools: dict[int, Pool] = {}
-        self._sums: dict[str, list[float]] = {}
 
     def begin_stage(self, stage: str) -> None:
         """Fresh optimizers and averages."""
@@ -72,6 +67,8 @@ class Run:
         if stage == "one":
             modules += [tower, *self.net.tower_heads, self.net.pool]
             layers += [*tower.blocks, tower.merger]
+        else:
+            modules += self.net.text_heads
         self.stage = stage
         self.optimizers = Optimizers(modules, layers, self.options.rate)
         self.average = Average(model, SPAN)
@@ -79,18 +76,14 @@ class Run:
     def train(self) -> None:
         """Both stages to their end."""
         self.load()
-        begin = saved = time.monotonic()
         for stage in ("one", "two"):
             if self.stage != stage and self.steps[stage] < self.goal(stage):
                 self.end_stage()
                 self.begin_stage(stage)
             while self.stage == stage and self.steps[stage] < self.goal(stage):
                 self.step()
-                now = time.monotonic()
-                self.seconds, begin = self.seconds + now - begin, now
-                if now - saved > CHECKPOINT:
+                if self.records.due():
                     self.save()
-                    saved = now
         self.end_stage()
         self.save()
 
@@ -99,7 +92,9 @@ class Run:
         if self.steps[self.stage]:
             self.net.model.load_state_dict(self.average.weights)
             self.validate()
-        small.save(self.net.model, self.out / ("one.safetensors" if self.stage == "one" else "model.safetensors"))
+        small.save(
+            self.net.model, self.records.folder / ("one.safetensors" if self.stage == "one" else "model.safetensors")
+        )
 
     def goal(self, stage: str) -> int:
         return int(getattr(self.options, f"{stage}_steps"))
@@ -126,12 +121,22 @@ class Run:
             return batch, losses | self.net.pooled(batch) | self.net.seen(batch.x, batch.labels), right
 
     def second(self, rng: np.random.Generator) -> tuple[Any, ...]:
+        if rng.random() < self.options.plain:
+            return self.plain(rng)
         task = curriculum.second(rng, self.net.words.rows(curriculum.QUESTIONS_TWO), self.options.rows)
         batch = self.pool(task.steps).draw(rng, task.clips, curriculum.QUESTIONS_TWO)
         keep = curriculum.keep(task, batch)
-        dies = curriculum.dies(rng, batch, keep, self.options.plain)
+        dies = curriculum.dies(rng, batch, keep)
         with self.precision():
             return batch, *self.net.carrier_losses(batch, keep, dies, self.behind(rng, batch.size))
+
+    def plain(self, rng: np.random.Generator) -> tuple[Any, ...]:
+        """A batch as at the end of the training before: no carriers."""
+        task = before.draw(rng, 1.0, self.net.words.rows(before.QUESTIONS), self.options.rows)
+        batch = self.pool(task.steps).draw(rng, task.clips, before.QUESTIONS)
+        with self.precision():
+            losses, right = self.net.losses(batch, before.keep(task, batch), self.behind(rng, batch.size))
+        return batch, losses, right
 
     def behind(self, rng: np.random.Generator, clips: int) -> torch.Tensor:
         return torch.from_numpy(rng.random(clips) < 0.5).to(self.options.device)
@@ -150,19 +155,12 @@ class Run:
     def count(self, values: dict[str, float]) -> None:
         self.steps[self.stage] += 1
         step = self.steps[self.stage]
-        for name, value in values.items():
-            self._sums.setdefault(name, []).append(value)
+        self.records.count(values)
         if step % REPORT == 0:
-            means = {name: round(float(np.mean(values)), 4) for name, values in self._sums.items()}
-            self._sums = {}
-            self.log({"stage": self.stage, "step": step, "seconds": round(self.seconds), **means})
+            self.records.report(self.stage, step)
         if step % VALIDATE == 0:
             with self.average.applied():
                 self.validate()
-
-    def log(self, line: dict[str, Any]) -> None:
-        with open(self.out / "log.jsonl", "a") as file:
-            print(json.dumps(line), file=file)
 
     @torch.no_grad()
     def validate(self) -> None:
@@ -173,26 +171,22 @@ class Run:
             types = {kind: round(score.share, 3) for kind, score in found.items()}
             whole = sum(score.right for score in found.values()) / sum(score.asked for score in found.values())
             told = {"mode": name, "stage": self.stage, "step": self.steps[self.stage], "all": round(whole, 4)}
-            self.log(told | types)
+            self.records.log(told | types)
 
     def right(self, mode: modes.Mode, batch: Batch) -> torch.Tensor:
         return mode.correct(self.net, batch, least(batch, 0.3))
 
     def save(self) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("net", "optimizers", "average")}
-        state = {**parts, "stage": self.stage, "steps": self.steps, "seconds": self.seconds}
-        torch.save(state, self.out / "checkpoint.tmp")
-        os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
+        self.records.save({**parts, "stage": self.stage, "steps": self.steps})
 
     def load(self) -> None:
         """Goes on from the checkpoint, where there is one."""
-        path = self.out / "checkpoint.pt"
-        if path.exists():
-            state = torch.load(path, map_location=self.options.device, weights_only=True)
+        if state := self.records.load(self.options.device):
             self.begin_stage(state["stage"])
             for name in ("net", "optimizers", "average"):
                 getattr(self, name).load_state_dict(state[name])
-            self.steps, self.seconds = state["steps"], state["seconds"]
+            self.steps = state["steps"]
 
 
 def arguments() -> argparse.Namespace:
@@ -202,12 +196,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--one-steps", type=int, default=400)
-    parser.add_argument("--two-steps", type=int, default=1000)
+    parser.add_argument("--two-steps", type=int, default=1800)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="of learning, at its highest")
     parser.add_argument(
-        "--rows", type=int, default=ROWS, help="of text and visual tokens in a batch of the second stage"
+        "--rows", type=int, default=before.ROWS, help="of text and visual tokens in a batch of the second stage"
     )
-    parser.add_argument("--plain", type=float, default=0.25, help="share of clips with all tokens and no carrier")
+    parser.add_argument("--plain", type=float, default=0.5, help="share of batches without carriers")
     parser.add_argument("--validation", type=int, default=48, help="clips")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()
