@@ -200,7 +200,7 @@ def decide_kernel(
     SLICES: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
-    """Computes each token's decision by thresholds and its redundancy r = max(s_t, s_s where candidate, -1).
+    """Computes each token's decision by thresholds and its redundancy, that of `reference.redundancies`.
 
     Reads as `decide_block`, writes 13 bytes a token. Grid: blocks of BLOCK_T tokens; no block holds two frames.
     Runs only ahead of the selection of a budget; otherwise the compaction kernel decides for itself.
@@ -228,9 +228,12 @@ def decide_kernel(
         height, width, tokens,
         temporal_threshold, spatial_threshold, keyframe_interval, MASK, KEYFRAMES, SURVIVORS, SLICES,
     )  # fmt: skip
-    redundancy = tl.where(temporal == temporal, temporal, -1.0)
+    known = temporal == temporal
+    redundancy = tl.where(known, temporal, -1.0)
     if MASK != NO_MASK:
-        redundancy = tl.maximum(redundancy, tl.where(candidate & (spatial == spatial), spatial, -1.0))
+        beside = tl.where(spatial == spatial, spatial, -1.0)
+        alone = tl.where(known, -1.0, (beside - 1.0) * 0.5)
+        redundancy = tl.maximum(redundancy, tl.where(candidate, beside, alone))
     tl.store(decision_ptr + frame + t, decision.to(tl.uint8), mask=t < area)
     tl.store(redundancy_ptr + frame + t, redundancy, mask=t < area)
     tl.store(temporal_ptr + frame + t, temporal, mask=t < area)

@@ -40,6 +40,10 @@ class PruneConfig:
         max_tokens: a cap behind the thresholds: at most so many tokens a frame, the least redundant ones.
         carrier: "all" is the mean of a frame's tokens, "kept" the mean of the kept ones, None computes none.
 
+    A budget ranks tokens by r = max(s_t, s_s where candidate), least first, ties to the lower index. Without a
+    reference token, as in a stream's first frame, one that is no candidate has r = (s_s - 1) / 2: it stays longer than
+    candidates as like their neighbours, and a budget of less than half a frame goes to what differs from its own.
+
     Keyframes count against neither keep_tokens nor max_tokens. Under keep_tokens nothing is dropped by the temporal
     stage, so neighbors="survivors" is the same as "grid" there.
 

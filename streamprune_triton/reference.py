@@ -203,8 +203,7 @@ def decide(
     keep = finite & (keyframe | ~(drop_temporal | (candidate & (spatial > rule.spatial_threshold))))
 
     if rule.keep_tokens >= 0 or rule.max_tokens >= 0:
-        redundancy = temporal.nan_to_num(nan=-1.0)
-        redundancy = redundancy.maximum(torch.where(candidate, spatial.nan_to_num(nan=-1.0), -1.0))
+        redundancy = redundancies(temporal, spatial, candidate)
         budget = rule.keep_tokens if rule.keep_tokens >= 0 else rule.max_tokens
         segments = (1, -1) if rule.clip else (t, -1)
         chosen = least_redundant(redundancy.reshape(segments), (keep & ~keyframe).reshape(segments), budget)
@@ -246,6 +245,16 @@ def candidates(h: int, w: int, numbers: torch.Tensor, rule: Rule) -> torch.Tenso
     mask = by_name[rule.mask_kind]
     assert mask is not None
     return mask.expand(len(numbers), h, w)
+
+
+def redundancies(temporal: torch.Tensor, spatial: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    """(T, H, W) what a budget ranks by: r = max(s_t, s_s where candidate), a missing part counts as -1.
+
+    Without s_t a token that is no candidate has r = (s_s - 1) / 2: it goes after candidates as like their neighbours.
+    """
+    beside = spatial.nan_to_num(nan=-1.0)
+    alone = torch.where(temporal.isnan(), (beside - 1) * 0.5, -1.0)
+    return temporal.nan_to_num(nan=-1.0).maximum(torch.where(candidate, beside, alone))
 
 
 def least_redundant(redundancy: torch.Tensor, eligible: torch.Tensor, budget: int) -> torch.Tensor:

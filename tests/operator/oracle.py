@@ -237,8 +237,11 @@ def prune(
             keep[n, i, j] = finite[n, i, j] and not dropped_t[i, j] and not dropped_s[i, j]
             if keep[n, i, j] and not keyframe:
                 r = -1.0 if math.isnan(temporal[n, i, j]) else temporal[n, i, j]
-                if is_candidate(mask, number, i, j) and not math.isnan(spatial[n, i, j]):
-                    r = max(r, spatial[n, i, j])
+                if not math.isnan(spatial[n, i, j]):
+                    if is_candidate(mask, number, i, j):
+                        r = max(r, spatial[n, i, j])
+                    elif math.isnan(temporal[n, i, j]):
+                        r = (spatial[n, i, j] - 1) / 2
                 ranked.append((r, flat(n, i, j)))
                 margin.opposite |= r < -1 + 1e-5 and not math.isnan(temporal[n, i, j])
 

@@ -224,7 +224,7 @@ def test_ties_go_to_the_lower_index(backend: str, device: torch.device, scope: s
     else:
         expected = list(range(min(keep_tokens, 36)))
     assert result.indices.tolist() == expected
-    # on a checkerboard a first frame's redundancies are -1 and 1: those at even places come first
+    # on a checkerboard a first frame's redundancies are 0 and 1: those at even places come first
     options["mask"] = "checkerboard"
     result = sp.prune(x.to(device), sp.PruneConfig(**options), backend=backend)
     assert_agrees(result, x.to(device), options, certain=True)
@@ -265,13 +265,28 @@ def test_redundancy_ranks_by_either_part(backend: str, device: torch.device) -> 
 
 
 def test_a_missing_part_counts_as_minus_one(backend: str, device: torch.device) -> None:
-    """A first frame ranks by its spatial part alone: those that have none come before any candidate."""
+    """A first frame ranks by its spatial part alone, tokens that are no candidates by (s_s - 1) / 2."""
     x = vectors_with_cosines(3, {(0, 1): -0.5, (1, 2): -0.6, (0, 2): 0.9}).float().view(1, 1, 3, 3).to(device)
     result = sp.prune(x, sp.PruneConfig(keep_tokens=2), backend=backend)
     assert result.indices.tolist() == [0, 2]
+    result = sp.prune(x, sp.PruneConfig(keep_tokens=1), backend=backend)
+    assert result.indices.tolist() == [2]  # r = -.75, -.5, -.8
     x = torch.cat([x, -x])  # now every temporal part is -1, the spatial one of the middle still -.5
-    result = sp.prune(x, sp.PruneConfig(keep_tokens=4, scope="clip"), backend=backend)
-    assert result.indices.tolist() == [0, 2, 3, 5]
+    for k, expected in ((2, [3, 5]), (3, [2, 3, 5]), (4, [0, 2, 3, 5])):
+        result = sp.prune(x, sp.PruneConfig(keep_tokens=k, scope="clip"), backend=backend)
+        assert result.indices.tolist() == expected
+
+
+def test_a_budget_below_half_a_frame_is_spent_where_tokens_differ(backend: str, device: torch.device) -> None:
+    """In a first frame that is all alike but for a few tokens on places that are no candidates, these stay."""
+    x = torch.zeros(1, 6, 6, 16)
+    x[..., 0] = 1.0
+    places = [(0, 4), (3, 3), (5, 1)]
+    for k, (i, j) in enumerate(places):
+        x[0, i, j] = torch.eye(16)[k + 1]
+    for scope in ("frame", "clip"):
+        result = sp.prune(x.to(device), sp.PruneConfig(keep_tokens=3, scope=scope), backend=backend)
+        assert result.indices.tolist() == [6 * i + j for i, j in places]
 
 
 def test_slow_drift_vanishes_only_against_the_previous_frame(backend: str, device: torch.device) -> None:

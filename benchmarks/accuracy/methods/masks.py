@@ -35,8 +35,10 @@ def anywhere(x: torch.Tensor, count: int) -> torch.Tensor:
     similarity = unit @ unit.mT
     similarity.diagonal(dim1=1, dim2=2).fill_(-1.0)
     odd = (torch.arange(h)[:, None] + torch.arange(w)) % 2 == 1
-    spatial = torch.where(odd.flatten(), similarity.amax(2), -1.0)
-    rank = _temporal(x).flatten(1).maximum(spatial)
+    spatial = similarity.amax(2)
+    alone = torch.full_like(spatial, -1.0)
+    alone[0] = (spatial[0] - 1) / 2  # in the first step, as `PruneConfig` says
+    rank = _temporal(x).flatten(1).maximum(torch.where(odd.flatten(), spatial, alone))
     return rank.flatten().argsort(stable=True)[:count].sort().values
 
 
