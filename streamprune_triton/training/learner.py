@@ -88,6 +88,10 @@ class Learner(torch.nn.Module):
         system: str | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(config, PruneConfig):
+            raise TypeError(f"config must be a PruneConfig, got {type(config).__name__}")
+        if not isinstance(augment, Drawn | None):
+            raise TypeError(f"augment must be a Drawn or None, got {type(augment).__name__}")
         self.model = model
         self.compose = Composer(model, processor, memory, system)
         self.pruning, self.augment = config, augment

@@ -120,6 +120,14 @@ def test_bad_draws(text: str):
         Drawn.parse(text)
 
 
+def test_wrong_types_are_named():
+    model, processor = unmodified.build(0, "qwen2_5_vl")
+    with pytest.raises(TypeError, match="config must be a PruneConfig, got dict"):
+        Learner(model, processor, {})
+    with pytest.raises(TypeError, match="augment must be a Drawn or None, got str"):
+        Learner(model, processor, SOME, augment="budget:0,1")
+
+
 def test_carriers_only_keeps_nothing_whatever_else_is_asked_for():
     x = torch.randn(5, 3, 3, 8)
     for config in (
