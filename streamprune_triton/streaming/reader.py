@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from ..config import PruneConfig
@@ -223,7 +224,8 @@ class Reader:
 
 
 def _without_empty_blocks(past: Past) -> Past:
-    live = set(past.rows.block.tolist())
+    block = past.rows.block
+    live = set(block[np.diff(block, prepend=-1) != 0].tolist())  # most rows are of the block of the row before
     return replace(past, blocks={number: block for number, block in past.blocks.items() if number in live})
 
 
