@@ -7,7 +7,7 @@ TORCH := 2.13.0
 TORCHVISION := 0.28.0
 TRITON := 3.8.0
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint weights clean
 
 demo: $(VENV)/.ready
 	$(BIN)/streamprune demo
@@ -19,6 +19,12 @@ test: $(VENV)/.ready
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# Trains the small model that ships again, from nothing: about an hour on a CPU core. Killed, it goes on.
+weights: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy.train --out trained/plain --seed 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy.carriers.train --out trained/model --one-steps 0 \
+	  --weights trained/plain/model.safetensors
 
 # On a machine with a GPU torch brings its CUDA and its own Triton; elsewhere the CPU build is taken, from what pip is
 # set up for, from PyTorch's index, or (where no build is marked so, as on macOS) the plain one.
@@ -36,4 +42,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) streamprune-demo build dist
+	rm -rf $(VENV) streamprune-demo trained build dist

@@ -113,7 +113,7 @@ def train(options: Namespace) -> None:
     else:
         data = training.Shapes(100_000, seed=options.seed), training.Shapes(options.questions, seed=2**31)
     kind = None if options.bf16 else torch.float32
-    model, processor = sp.models.load(options.model, dtype=kind) if options.model else small.load()
+    model, processor = sp.models.load(options.model, dtype=kind) if options.model else small.load(small.PLAIN)
     set_seed(options.seed)
     model = training.add_lora(model.to(options.device), options.rank, options.alpha)
     if options.checkpoint_activations:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PATCH = 4
 HEAD = 32  # channels of a head of the language model
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "model.safetensors"
+PLAIN = WEIGHTS.with_name("plain.safetensors")  # of the same model before it was trained for carriers
 
 
 def build(

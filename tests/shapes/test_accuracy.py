@@ -12,7 +12,9 @@ from result_rows import a_row
 from benchmarks.accuracy import __main__ as run
 from benchmarks.accuracy import marks, measure, rows, runner, tables
 from benchmarks.accuracy.batch import Batch
+from benchmarks.accuracy.carriers import modes
 from benchmarks.accuracy.carriers import report as carriers_report
+from benchmarks.accuracy.carriers.network import CarrierNetwork
 from benchmarks.accuracy.cell import Cell
 from benchmarks.accuracy.exam import Exam
 from benchmarks.accuracy.methods import METHODS
@@ -43,6 +45,21 @@ def test_the_shipped_model_answers_and_a_random_one_does_not(net: Network, given
     assert asked >= 60
     assert share >= 0.8
     assert accuracy(Network(*small.build()).eval(), given)[0] < 0.5
+
+
+def test_the_shipped_model_answers_from_every_memory(given: list[Batch]) -> None:
+    """As it was before it was trained for carriers, it did not."""
+
+    def share(net: CarrierNetwork, mode: modes.Mode) -> float:
+        found = marks.marks(given, [mode.correct(net, batch, measure.least(batch, 1.0)) for batch in given])
+        return found.score.share
+
+    net, plain = (CarrierNetwork(*small.load(path)).eval() for path in (small.WEIGHTS, small.PLAIN))
+    assert share(net, modes.TOKENS) >= 0.8
+    assert share(net, modes.hybrid(2)) >= 0.8
+    assert share(net, modes.CARRIERS) >= 0.7
+    assert share(plain, modes.TOKENS) >= 0.8
+    assert share(plain, modes.CARRIERS) < 0.5
 
 
 def test_the_same_tokens_are_not_asked_about_twice(

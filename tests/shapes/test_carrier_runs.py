@@ -39,7 +39,7 @@ def test_a_run_trains_both_stages_and_goes_on(tmp_path: Path, monkeypatch: pytes
     assert {each["mode"] for each in log if "mode" in each} == set(train.MODES)
     begun, one, two = (
         small.load(path)[0].state_dict()
-        for path in (small.WEIGHTS, tmp_path / "one.safetensors", tmp_path / "model.safetensors")
+        for path in (small.PLAIN, tmp_path / "one.safetensors", tmp_path / "model.safetensors")
     )
     tower = "model.visual.merger.mlp.0.weight"
     inner = "model.language_model.layers.0.mlp.up_proj.weight"

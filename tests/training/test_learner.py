@@ -46,7 +46,7 @@ def random_numbers():
 
 @peft
 def test_the_loss_falls_from_the_shipped_weights(random_numbers):
-    model, processor = small.load()
+    model, processor = small.load(small.PLAIN)
     learner = Learner(add_lora(model, rank=8, alpha=16), processor, carriers_only(STILL)).train()
     learner.learn(tower=True)
     samples = [Shapes(3, seed=5, steps=3)[n] for n in range(3)]

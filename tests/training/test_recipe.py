@@ -64,7 +64,7 @@ def test_both_stages_on_the_small_model(example: ModuleType, tmp_path: Path, cap
     assert {"visual" in name for name in second} == {False}
     assert all(not torch.equal(second[name], first[name]) for name in second)
     model, _ = small.load(tmp_path / "run/merged/model.safetensors")
-    shipped = small.load()[0].state_dict()
+    shipped = small.load(small.PLAIN)[0].state_dict()
     assert {name for name, value in model.state_dict().items() if not torch.equal(value, shipped[name])}
     assert (tmp_path / "run/stage2/adapter/adapter_config.json").is_file()
 

@@ -2,7 +2,8 @@
 
     --weights "untrained=A.safetensors" "stage 1=B.safetensors" "stages 1 and 2=C.safetensors"
 
-The first file is the one that the training with carriers began with; the tables "memory" and "hybrid" are of the last.
+By default the package's own weights, before and behind the training with carriers. The first file is the one that this
+training began with; the tables "memory" and "hybrid" are of the last.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .network import CarrierNetwork
 from .tables import TABLES, Trial
 
 CLIPS = 192
+SHIPPED = [f"untrained={small.PLAIN}", f"stage 2 alone={small.WEIGHTS}"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,7 +61,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="benchmarks.accuracy.carriers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", nargs="+", default=[f"as shipped={small.WEIGHTS}"], metavar="NAME=FILE")
+    parser.add_argument("--weights", nargs="+", default=SHIPPED, metavar="NAME=FILE")
     parser.add_argument(
         "--tables", nargs="+", choices=TABLES, default=list(TABLES), metavar="NAME", help=", ".join(TABLES)
     )

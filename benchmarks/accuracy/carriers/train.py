@@ -192,7 +192,7 @@ class Run:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder of the run")
-    parser.add_argument("--weights", type=Path, default=small.WEIGHTS, help="to begin with (default: as shipped)")
+    parser.add_argument("--weights", type=Path, default=small.PLAIN, help="to begin with (default: as shipped)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--one-steps", type=int, default=400)
