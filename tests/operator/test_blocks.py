@@ -8,7 +8,7 @@ from features import field, spoil
 from tolerances import assert_bits
 
 import streamprune_triton as sp
-from streamprune_triton import reference
+from streamprune_triton.reference import scores
 
 SHAPES = [(4, 7, 5, 6), (3, 1, 9, 4), (3, 8, 1, 5), (2, 2, 2, 1)]
 
@@ -25,7 +25,7 @@ def test_strips_and_blocks(
     for carrier in ("all", "kept"):
         config = sp.PruneConfig(temporal_threshold=0.5, mask=mask, carrier=carrier)
         whole = sp.prune(x, config, backend="torch")
-        monkeypatch.setattr(reference, "BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr(scores, "BLOCK_ELEMENTS", elements)
         cut = sp.prune(x, config, backend="torch")
         monkeypatch.undo()
         for name in ("temporal", "spatial", "keep", "tokens"):
@@ -36,5 +36,5 @@ def test_strips_and_blocks(
 
 def test_a_sum_of_many_features() -> None:
     """A dot product in slices is that of all features; each of these numbers is a whole one."""
-    a = torch.arange(3 * (reference.SLICE + 7)).view(1, 3, -1).remainder(5).float()
-    assert reference.dot(a, a + 1).tolist() == (a * (a + 1)).double().sum(-1).tolist()
+    a = torch.arange(3 * (scores.SLICE + 7)).view(1, 3, -1).remainder(5).float()
+    assert scores.dot(a, a + 1).tolist() == (a * (a + 1)).double().sum(-1).tolist()
