@@ -91,7 +91,8 @@ class Run:
         """The averaged weights are what the next stage begins with."""
         if self.steps[self.stage]:
             self.net.model.load_state_dict(self.average.weights)
-            self.validate()
+            if self.steps[self.stage] % VALIDATE:  # else it was just done
+                self.validate()
         small.save(
             self.net.model, self.records.folder / ("one.safetensors" if self.stage == "one" else "model.safetensors")
         )
