@@ -73,9 +73,10 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, marked where files differ from it; empty without git."""
+    """The checkout's commit, marked where files other than results differ from it; empty without git."""
     found = _output("git", "-C", str(CHECKOUT), "rev-parse", "--short=12", "HEAD")
-    changed = _output("git", "-C", str(CHECKOUT), "status", "--porcelain", "--untracked-files=no")
+    files = (".", ":!benchmarks/results")
+    changed = _output("git", "-C", str(CHECKOUT), "status", "--porcelain", "--untracked-files=no", "--", *files)
     return found + ("+changes" if found and changed else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -271,3 +272,25 @@ def test_streamprune_bench_is_the_same_command(monkeypatch, capsys):
     assert sys.argv is before
     assert main(["bench", "--seconds", "soon"]) == 2
     assert "must be a number" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="asks git")
+def test_a_commit_is_marked_where_files_differ_but_not_for_results(tmp_path, monkeypatch):
+    def git(*told):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", tmp_path, *who, *told], check=True, capture_output=True)
+
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    for path in (tmp_path / "code.py", results / "rows.csv"):
+        path.write_text("a\n", encoding="utf-8")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "a")
+    monkeypatch.setattr(rows, "CHECKOUT", tmp_path)
+    clean = rows.commit()
+    assert len(clean) == 12
+    (results / "rows.csv").write_text("b\n", encoding="utf-8")
+    assert rows.commit() == clean
+    (tmp_path / "code.py").write_text("b\n", encoding="utf-8")
+    assert rows.commit() == clean + "+changes"
