@@ -9,6 +9,7 @@ training began with; the tables "memory" and "hybrid" are of the last.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def marked(table: str, trial: Trial, files: dict[str, Path], seed: int) -> Iterator[rows.Row]:
     """The rows of a table; progress goes to stdout."""
     first: dict[str, Marks] = {}
-    command = " ".join(["python3", "-m", "benchmarks.accuracy.carriers", *sys.argv[1:]])
+    command = shlex.join(["python3", "-m", "benchmarks.accuracy.carriers", *sys.argv[1:]])
     told = rows.machine() | {"command": command}
     since = time.monotonic()
     for cell in TABLES[table](trial):

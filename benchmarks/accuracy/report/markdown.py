@@ -46,8 +46,9 @@ def conditions(rows: list[Row]) -> str:
 def _run(rows: list[Row], named: bool) -> str:
     row = rows[0]
     tables = f"{', '.join(dict.fromkeys(each.table for each in rows))}: " if named else ""
-    weights = list(dict.fromkeys(each.weights for each in rows))
-    seeds = f"{len(weights)} training seed{'s' if len(weights) > 1 else ''} (weights {', '.join(weights)})"
+    weights, steps = (list(dict.fromkeys(getattr(each, name) for each in rows)) for name in ("weights", "steps"))
+    count = len({each.seed for each in rows})
+    seeds = f"{count} training seed{'s' if count > 1 else ''} (weights {', '.join(weights)})"
     versions = f"Python {row.python}, PyTorch {row.torch}, transformers {row.transformers}"
-    told = f"{tables}{row.clips:,} clips of {row.steps} steps; {seeds}"
+    told = f"{tables}{row.clips:,} clips of {', '.join(map(str, steps))} steps; {seeds}"
     return f"*{told}; {row.device}; {versions}; commit {row.commit or 'unknown'};* `{row.command}`"
