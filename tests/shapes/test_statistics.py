@@ -12,7 +12,7 @@ from benchmarks.accuracy import drift, measure
 from benchmarks.accuracy.batch import make
 from benchmarks.accuracy.exam import Exam
 from benchmarks.accuracy.marks import SPATIAL, Marks
-from benchmarks.accuracy.report import statistics
+from benchmarks.accuracy.report import sections, statistics
 from benchmarks.accuracy.report.front import front
 from benchmarks.accuracy.report.results import Results
 from benchmarks.accuracy.tables.content import grouped
@@ -99,6 +99,19 @@ def test_groups_of_clips() -> None:
     moving = [[(worlds[n // 16].way[n % 16] > 0).sum() for n in groups[name]] for name in names[5:]]
     assert max(moving[0]) <= min(moving[1])
     assert max(moving[1]) <= min(moving[2])
+
+
+def test_groups_add_up_to_all_clips() -> None:
+    """Their shares and the variances of these weigh as many questions as each has."""
+    thirds = [
+        a_row(table="content", setting="little motion 85%", right=9, asked=10, spread=0.03, clips=2),
+        a_row(table="content", setting="much motion 85%", right=10, asked=30, spread=0.01, clips=3),
+        a_row(table="content", setting="much motion 85%", right=1, asked=2, seed=1),
+    ]
+    whole, other = sections.together(thirds)
+    assert (whole.setting, whole.right, whole.asked, whole.clips) == ("all 85%", 19, 40, 5)
+    assert whole.spread == pytest.approx((0.25**2 * 0.03**2 + 0.75**2 * 0.01**2) ** 0.5)
+    assert (other.seed, other.right, other.spread) == (1, 1, None)
 
 
 def test_light_that_grows() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..marks import ALL, SPATIAL
+from ..rows import Row
 from .card import by_type
 from .front import front
 from .markdown import conditions, folded, percent, plain, points, table
@@ -14,6 +16,7 @@ from .texts import TEXTS
 MAIN = ("ours", "DTD alone", "MSSAVT alone", "VidCom2", "DivPrune", "random")
 BY_TYPE = ("85%", "92%")
 PLOTS = "../results/accuracy"
+MOTION = "motion"  # in the names of the groups that have each clip once
 
 
 def block(found: Results) -> str:
@@ -58,6 +61,8 @@ def masks(found: Results, name: str) -> list[str]:
 
 
 def content(found: Results, name: str) -> list[str]:
+    thirds = [row for row in found.rows if row.table == name and MOTION in row.setting]
+    found = Results([*(row for row in found.rows if row.table == name), *together(thirds)])
     methods = found.methods(name)
     lines = [["", "questions", *methods, *(f"{methods[0]} ahead of {each}" for each in methods[1:])]]
     for setting in found.settings(name):
@@ -66,6 +71,21 @@ def content(found: Results, name: str) -> list[str]:
         ahead = [points(found.ahead(name, setting, each)) for each in methods[1:]]
         lines.append([setting, f"{asked:,}", *shares, *ahead])
     return [table(lines)]
+
+
+def together(thirds: list[Row]) -> list[Row]:
+    """A row "all SHARE" for each method, kind and seed, of groups "GROUP SHARE" that have each clip once."""
+    groups: dict[tuple[str, str, str, int], list[Row]] = {}
+    for row in thirds:
+        groups.setdefault((row.setting.split()[-1], row.method, row.kind, row.seed), []).append(row)
+    return [_sum(f"all {share}", rows) for (share, *_), rows in groups.items()]
+
+
+def _sum(setting: str, rows: list[Row]) -> Row:
+    right, asked, clips = (sum(getattr(row, name) for row in rows) for name in ("right", "asked", "clips"))
+    spread = sum((row.asked / asked * (row.spread or 0.0)) ** 2 for row in rows) ** 0.5
+    told = replace(rows[0], setting=setting, right=right, asked=asked, clips=clips)
+    return replace(told, spread=None if rows[0].spread is None else spread)
 
 
 def thresholds(found: Results, name: str) -> list[str]:
