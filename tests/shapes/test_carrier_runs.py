@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from benchmarks.accuracy import curriculum as before
 from benchmarks.accuracy import rows
 from benchmarks.accuracy.carriers import __main__ as asking
-from benchmarks.accuracy.carriers import curriculum, report, tables, train
+from benchmarks.accuracy.carriers import curriculum, modes, report, tables, train
 from benchmarks.accuracy.marks import ALL
+from benchmarks.accuracy.methods import everything
 from streamprune_triton.shapes import model as small
 
 
@@ -84,6 +86,20 @@ def test_a_short_run_of_the_experiments_writes_rows_and_tables(tmp_path: Path, m
     readme.write_text("<!-- benchmark:begin -->\n<!-- benchmark:end -->\n")
     told = ["--results", str(out), "--readme", str(readme)]
     assert [report.main([*told, "--check"]), report.main(told), report.main([*told, "--check"])] == [1, 0, 0]
+
+
+def test_seeds_are_added_to_those_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(trial: tables.Trial) -> Iterator[tables.Asked]:
+        yield trial.cell("a", modes.TOKENS, everything, "all", "", 2)
+
+    monkeypatch.setattr(asking, "TABLES", {"one": one})
+    out = str(tmp_path / "carriers.csv")
+    for seed, add in ((3, False), (5, True), (5, True)):
+        told = ["--weights", f"a={small.WEIGHTS}", "--clips", "16", "--out", out, "--seed", str(seed)]
+        assert asking.main([*told, "--tables", "one", *["--add"][: int(add)]]) == 0
+    whole = [row for row in rows.read(Path(out)) if row.kind == ALL]
+    assert [row.seed for row in whole] == [3, 5]
+    assert whole[0].right == whole[1].right > 0
 
 
 def test_questions_come_late() -> None:

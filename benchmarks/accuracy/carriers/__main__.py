@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         files = {name: Path(path) for name, _, path in (each.partition("=") for each in options.weights)}
         trial = Trial({name: CarrierNetwork(*small.load(path)).eval() for name, path in files.items()}, options.clips)
-        found: list[rows.Row] = []
+        found = [row for row in rows.read(options.out) if row.seed != options.seed] if options.add else []
         for table in options.tables:
             found += marked(table, trial, files, options.seed)
             rows.write(options.out, found)
@@ -67,6 +67,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--tables", nargs="+", choices=TABLES, default=list(TABLES), metavar="NAME", help=", ".join(TABLES)
     )
     parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--add", action="store_true", help="keep what the file of rows has of other seeds")
     parser.add_argument("--clips", type=int, default=CLIPS, help=f"rounded up to a multiple of 16 (default: {CLIPS})")
     parser.add_argument("--out", type=Path, default=RESULTS / "carriers.csv", help="CSV file for the rows")
     return parser.parse_args(argv)
