@@ -250,12 +250,12 @@ def test_backends_agree(backend: str, device: torch.device, drawn: tuple) -> Non
 
 def test_triton_is_not_the_reference(backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend "triton" computes by its kernels, "torch" by the reference: each works without the other."""
-    import streamprune_triton.reference as reference
+    from streamprune_triton.reference import step
 
     def unexpected(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the reference was called")
 
-    monkeypatch.setattr(reference, "score", unexpected)
+    monkeypatch.setattr(step, "score", unexpected)
     x = field((2, 2, 2, 8)).to(device)
     if backend == "torch":
         with pytest.raises(RuntimeError, match="the reference was called"):
