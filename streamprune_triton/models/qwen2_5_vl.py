@@ -81,11 +81,16 @@ class Qwen25VL(Adapter):
 
     def _tower(self, patches: torch.Tensor, grid: torch.Tensor) -> Any:
         """The output for patches on the device and their grid (N, 3) on the host."""
+        known = self._known(grid)
+        return self.model.model.get_video_features(patches, grid if known else grid.to(patches.device), **known)
+
+    def _known(self, grid: torch.Tensor) -> dict[str, Any]:
+        """What the tower need not derive itself from a grid (N, 3) on the host; with it the grid stays there."""
         key = tuple(grid.flatten().tolist())
-        known = self._derived[key] if key in self._derived else precomputed(self.model, grid)
+        known = self._derived[key] if key in self._derived else precomputed(self.model, grid, self._merge)
         if len(self._derived) < GRIDS:
             self._derived[key] = known
-        return self.model.model.get_video_features(patches, grid if known else grid.to(patches.device), **known)
+        return known
 
     def _clips(self, frames: np.ndarray) -> list[np.ndarray]:
         """What the video processor is to size as a video of its own."""

@@ -1,4 +1,4 @@
-"""What Qwen's vision towers derive from a clip's grid alone: made once, and kept where the tower looks at it.
+"""What vision towers derive from a clip's grid alone: made once, and kept where the tower looks at it.
 
 Left to itself the tower asks the device for the ends of its windows in every block, and the host waits there each
 time. Handed over, with the ends on the host, nothing in the tower waits, so that it can be captured in a CUDA graph.
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 WINDOWED, INTERPOLATED = ("qwen2_5_vl",), ("qwen3_vl", "qwen3_vl_moe")
-KNOWN = ("qwen2_vl", *WINDOWED, *INTERPOLATED)
+KNOWN = ("qwen2_vl", "video_llama_3", *WINDOWED, *INTERPOLATED)
 
 
-def precomputed(model: Any, grid: torch.Tensor) -> dict[str, Any]:
-    """Arguments of `get_video_features` for videos of grid (N, 3) on the host; of patches T, h, w.
+def precomputed(model: Any, grid: torch.Tensor, merge: int) -> dict[str, Any]:
+    """Arguments of `get_video_features` for videos of grid (N, 3) on the host, of patches T, h, w; merge x merge
+    patches become a token.
 
     Empty where the tower does not take them: of another family, in transformers below 5.17, and under
     FlashAttention, which wants the ends of windows on the device.
@@ -24,13 +25,13 @@ def precomputed(model: Any, grid: torch.Tensor) -> dict[str, Any]:
     utils = _utils()
     if utils is None or model.config.model_type not in KNOWN or vision._attn_implementation not in ("sdpa", "eager"):
         return {}
-    tower, merge = model.model.visual, vision.spatial_merge_size
     found = {"position_ids": utils.get_vision_position_ids(grid, merge)}
     ends = {"cu_seqlens": utils.get_vision_cu_seqlens(grid)}
     if model.config.model_type in WINDOWED:
         index, windows = utils.get_vision_window_index(grid, merge, vision.window_size, vision.patch_size)
         found["window_index"], ends["cu_window_seqlens"] = index, windows
     if model.config.model_type in INTERPOLATED:
+        tower = model.model.visual
         taps = utils.get_vision_interpolation_indices_and_weights(
             grid,
             num_grid_per_side=tower.num_grid_per_side,

@@ -26,6 +26,7 @@ class VideoLlama3(Qwen25VL):
 
     def __init__(self, model: Any, processor: Any) -> None:
         Adapter.__init__(self, model, processor)
+        self._derived = {}
 
     @staticmethod
     def frame_images(settings: dict[str, Any]) -> Any:
@@ -49,8 +50,9 @@ class VideoLlama3(Qwen25VL):
         return list(frames[:, None])
 
     def _tower(self, patches: torch.Tensor, grid: torch.Tensor) -> Any:
-        grid = grid.to(patches.device)
-        return self.model.model.get_video_features(patches, grid, torch.full_like(grid[:, 0], self._merge))
+        known = self._known(grid)
+        grid = grid if known else grid.to(patches.device)
+        return self.model.model.get_video_features(patches, grid, torch.full_like(grid[:, 0], self._merge), **known)
 
     @property
     def _merge(self) -> int:

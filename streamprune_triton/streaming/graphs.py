@@ -1,14 +1,17 @@
-"""A stream's steps in fixed shapes, as CUDA graphs: one launch in place of a launch for every operator.
+"""A stream's steps and answers in fixed shapes, as CUDA graphs: one launch in place of a launch for every operator.
 
 A step of a few dozen tokens costs an eager language model more in launches than in arithmetic, and the vision tower as
-well. Both are the same for every step but for their numbers, so they are captured when a shape is first seen, and
-replayed from then on. The pruner runs between the two as it is, since what it keeps decides the second shape.
+well; a token of an answer the more so. They are the same each time but for their numbers, so they are captured when a
+shape is first seen, and replayed from then on. The pruner runs between the two as it is, since what it keeps decides
+the second shape.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +21,7 @@ from ..models.base import Adapter, DeepStack, Features
 if TYPE_CHECKING:
     from ..cache import CarrierCache
 
-SIZES = (16, 32, 64, 128, 256, 512)  # rows of a step, padded to one of these; longer ones are read as they are
+SIZES = (16, 32, 64, 128, 256, 512)  # rows of a forward, padded to one of these; longer ones are read as they are
 SHAPES = 4  # of frames that are captured; further ones run as they are
 
 
@@ -62,7 +65,8 @@ class Replay:
 
 
 class Graphs:
-    """Of one session, since its memory is part of what is captured.
+    """Of one session, since its memory is part of what is captured. Threads take turns: an answer may be read in one
+    while frames are appended in another.
 
     Args:
         adapter: of the model.
@@ -71,25 +75,27 @@ class Graphs:
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
         self._towers: dict[Any, Replay] = {}
-        self._steps: dict[int, Replay] = {}
+        self._forwards: dict[tuple[int, int], Replay] = {}  # by the number of rows, and of arguments
         self._memory: torch.Tensor | None = None
         self._refused: set[str] = set()
+        self._turn = threading.Lock()
 
     def features(self, pixels: Any) -> Features:
         """As `Adapter.features`."""
         parts = pixels if isinstance(pixels, tuple) else (pixels,)
         key = tuple((tuple(each.shape), () if _moves(each) else tuple(each.flatten().tolist())) for each in parts)
-        if key not in self._towers and ("tower" in self._refused or len(self._towers) == SHAPES):
-            return self._adapter.features(pixels)
-        inputs = tuple(each.to(self._adapter.model.device) for each in parts if _moves(each))
-        if key not in self._towers:
-            self._capture(self._towers, key, lambda *own: self._adapter.features(_with(pixels, own)), inputs, "tower")
-        if key not in self._towers:
-            return self._adapter.features(pixels)
-        found: Features = self._towers[key](*inputs)
-        return Features(found.x.clone(), tuple(level.clone() for level in found.levels))
+        with self._turn:
+            if key not in self._towers and ("tower" in self._refused or len(self._towers) == SHAPES):
+                return self._adapter.features(pixels)
+            inputs = tuple(each.to(self._adapter.model.device) for each in parts if _moves(each))
+            if key not in self._towers:
+                self._capture(self._towers, key, partial(self._tower, pixels), inputs, "tower")
+            if key not in self._towers:
+                return self._adapter.features(pixels)
+            found: Features = self._towers[key](*inputs)
+            return Features(found.x.clone(), tuple(level.clone() for level in found.levels))
 
-    def read(
+    def step(
         self,
         cache: CarrierCache,
         embeds: torch.Tensor,
@@ -97,7 +103,7 @@ class Graphs:
         sight: torch.Tensor,
         deepstack: DeepStack | None,
     ) -> bool:
-        """Reads new rows into a cache that holds others, as `Adapter.forward` does; its output is not wanted.
+        """Reads a step into a cache that holds other rows, as `Adapter.forward` does; its output is not wanted.
 
         Args:
             cache: with at least one row.
@@ -109,29 +115,53 @@ class Graphs:
         Returns:
             Whether it was done: not where there are too many rows, or where capturing has failed.
         """
+        with self._turn:
+            return self._read(cache, embeds, positions, sight, deepstack, True) is not None
+
+    def text(self, cache: CarrierCache, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | None:
+        """Reads text behind all rows of a cache.
+
+        Returns:
+            (L, D) hidden states; None where it was not done, as `step`, or because the cache has gone to other memory
+            than the session's, as an answer's does when frames come meanwhile: not worth a capture.
+        """
+        count, held = len(embeds), cache.get_seq_length()
+        sight = torch.ones(count, held + count, dtype=torch.bool).tril(held)
+        with self._turn:
+            hidden = self._read(cache, embeds, positions, sight, None, self._memory is None)
+            return None if hidden is None else hidden.clone()
+
+    def _read(
+        self,
+        cache: CarrierCache,
+        embeds: torch.Tensor,
+        positions: torch.Tensor,
+        sight: torch.Tensor,
+        deepstack: DeepStack | None,
+        anywhere: bool,
+    ) -> torch.Tensor | None:
+        """(L, D) hidden states, good until the next call. `anywhere`: also in memory that is new here."""
         count, held = len(embeds), sight.shape[1] - len(embeds)
         size = next((size for size in SIZES if size >= count), None)
         if size is None or not held or "language model" in self._refused:
-            return False
+            return None
+        found = None
         kv = cache.claim(size)
         try:
-            rows = self._padded(size, kv, held, embeds, positions, sight)
-            done = self._replay(size, kv, (*rows, *_spread(deepstack, size)))
-        except BaseException:
-            cache.truncate(held)
-            raise
-        cache.truncate(held + count if done else held)
-        return done
+            if anywhere or kv is self._memory:
+                rows = self._padded(size, kv, held, embeds, positions, sight)
+                found = self._replay(kv, (*rows, *_spread(deepstack, size)))
+        finally:
+            cache.truncate(held if found is None else held + count)
+        return None if found is None else found[:count]
 
-    def _replay(self, size: int, kv: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> bool:
+    def _replay(self, kv: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
         if kv is not self._memory:
-            self._steps, self._memory = {}, kv
-        if size not in self._steps:
-            self._capture(self._steps, size, lambda *own: self._forward(kv, *own), inputs, "language model")
-        if size not in self._steps:
-            return False
-        self._steps[size](*inputs)
-        return True
+            self._forwards, self._memory = {}, kv
+        key = (len(inputs[0]), len(inputs))
+        if key not in self._forwards:
+            self._capture(self._forwards, key, lambda *own: self._forward(kv, *own), inputs, "language model")
+        return self._forwards[key](*inputs) if key in self._forwards else None
 
     def _capture(
         self, where: dict[Any, Replay], key: Any, work: Callable[..., Any], like: tuple[torch.Tensor, ...], what: str
@@ -143,6 +173,9 @@ class Graphs:
             self._refused.add(what)
             reason = (str(problem) or type(problem).__name__).splitlines()[0]
             warnings.warn(f"cuda_graphs: the {what} runs without, it cannot be captured: {reason}", stacklevel=2)
+
+    def _tower(self, pixels: Any, *own: torch.Tensor) -> Features:
+        return self._adapter.features(_with(pixels, own))
 
     def _forward(
         self,

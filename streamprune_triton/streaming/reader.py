@@ -42,7 +42,7 @@ class Reader:
         memory: what stays.
         fps: raw frames a second.
         system: the system text or None.
-        cuda_graphs: whether steps run in fixed shapes, see `graphs`.
+        cuda_graphs: whether steps and text run in fixed shapes, see `graphs`.
 
     Attributes:
         talk: the text around the videos.
@@ -114,8 +114,9 @@ class Reader:
 
     def read_text(self, cache: CarrierCache, ids: torch.Tensor, first: int) -> torch.Tensor:
         """(L, D) hidden states of text (L,) at positions from `first` on, behind all rows of the cache."""
-        positions = torch.arange(first, first + len(ids)).expand(self.axes, -1)
-        return self.adapter.forward(self.adapter.embed(ids), positions, cache)
+        positions, embeds = torch.arange(first, first + len(ids)).expand(self.axes, -1), self.adapter.embed(ids)
+        hidden = None if self._graphs is None else self._graphs.text(cache, embeds, positions)
+        return self.adapter.forward(embeds, positions, cache) if hidden is None else hidden
 
     def noted(self, past: Past, count: int) -> Past:
         """The past whose cache has `count` more tokens of text than its rows say. Old turns may leave for them."""
@@ -204,7 +205,7 @@ class Reader:
         stack = stacked(readings)
         if self._graphs is not None and len(jobs) == 1:
             job = jobs[0]
-            if self._graphs.read(job.past.cache, embeds, positions, job.rows.sight(job.new), stack):
+            if self._graphs.step(job.past.cache, embeds, positions, job.rows.sight(job.new), stack):
                 return
         if len(jobs) == 1:
             cache, mask = jobs[0].past.cache, jobs[0].rows.seen(jobs[0].new)

@@ -40,9 +40,9 @@ class StreamingSession:
         memory: what stays of the frames.
         fps: rate at which the raw frames were taken, frames a second; the model's time positions follow from it.
         system: the system text; None leaves it to the chat template.
-        cuda_graphs: run each step in fixed shapes, captured as CUDA graphs when they are first seen: for streams that
-            come frame by frame, where launches cost more than arithmetic. Off a CUDA device nothing is captured.
-            Answers agree within rounding, not bit for bit; `append_many` runs as without.
+        cuda_graphs: run each step, question and token of an answer in fixed shapes, captured as CUDA graphs when they
+            are first seen: for streams that come frame by frame, where launches cost more than arithmetic. Off a CUDA
+            device nothing is captured. Answers agree within rounding, not bit for bit; `append_many` runs as without.
 
     Attributes:
         stats: a `stats.Stats`.

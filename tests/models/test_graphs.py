@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import unmodified
-from streams import GREEDY, SOME, STREAMED, WHAT, fed, same_past
+from streams import GREEDY, SOME, STREAMED, WHAT, Heard, answer, fed, same_past
 
 from streamprune_triton import Memory, StreamingSession, models
 from streamprune_triton.cache import CarrierCache, FixedCache
@@ -55,7 +57,7 @@ def test_a_session_holds_what_one_without_them_holds(built: tuple[Any, Any], mem
     frames = unmodified.film(24)
     plain = fed(built, frames, 2, SOME, memory)
     fixed = fed(built, frames, 2, SOME, memory, cuda_graphs=True)
-    assert inside(fixed)._steps
+    assert inside(fixed)._forwards
     assert len(inside(fixed)._towers) == 1
     assert same_past(plain, fixed)
     assert plain.ask(WHAT, **GREEDY) == fixed.ask(WHAT, **GREEDY)
@@ -69,7 +71,7 @@ def test_each_step_is_a_replay_of_the_first(family: tuple[Any, Any], monkeypatch
     monkeypatch.setattr(graphs.Replay, "__call__", lambda self, *a: (called.append(self), call(self, *a))[1])
     session = fed(family, unmodified.film(24), 2, SOME, MEMORIES["carriers"], cuda_graphs=True)
     assert len(called) == 24, "a tower and a step for each two frames"
-    assert len(made) == 1 + len(inside(session)._steps) <= 3
+    assert len(made) == 1 + len(inside(session)._forwards) <= 3
 
 
 def test_what_nobody_wrote_is_finite_and_unseen(family: tuple[Any, Any]) -> None:
@@ -101,6 +103,73 @@ def test_a_fork_and_an_answer_that_is_read_while_frames_come(built: tuple[Any, A
         fork.append(frames[12:16])
     assert same_past(plain, fixed)
     assert same_past(*forks)
+
+
+@pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
+def test_answers_and_dialogues_are_those_without_them(
+    built: tuple[Any, Any], memory: Memory, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, call = unmodified.film(16), graphs.Replay.__call__
+    plain = fed(built, frames[:12], 2, SOME, memory)
+    fixed = fed(built, frames[:12], 2, SOME, memory, cuda_graphs=True)
+    calls: list[int] = []
+    monkeypatch.setattr(graphs.Replay, "__call__", lambda self, *a: (calls.append(len(a[0])), call(self, *a))[1])
+    for remember in (False, True):
+        expected = answer(plain, heard, remember=remember)
+        assert torch.allclose(answer(fixed, heard, remember=remember), expected, atol=1e-4)
+        assert len(calls) == len(expected) + remember, "the question, then a token each"
+        calls.clear()
+    for session in (plain, fixed):
+        session.append(frames[12:])
+    assert same_past(plain, fixed)
+    assert torch.allclose(answer(fixed, heard), answer(plain, heard), atol=1e-4)
+
+
+def test_a_question_of_many_words_is_read_as_it_is(family: tuple[Any, Any], heard: Heard) -> None:
+    sessions = [fed(family, unmodified.film(8), 2, SOME, cuda_graphs=each) for each in (False, True)]
+    question = f"{WHAT} " * 300
+    expected, found = (answer(session, heard, question) for session in sessions)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert max(rows for rows, _ in inside(sessions[1])._forwards) < 300
+
+
+def test_an_answer_in_other_memory_captures_nothing(
+    family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, heard: Heard
+) -> None:
+    """While frames come, the session moves on to memory of its own: the answer goes on in the old one."""
+    frames, made, start = unmodified.film(12), [], graphs.Replay.__init__
+    session = fed(family, frames[:8], 2, SOME, MEMORIES["carriers"], cuda_graphs=True)
+    expected = answer(session, heard)
+    pieces = session.stream(WHAT, **GREEDY)
+    heard.clear()
+    said = [next(pieces)]
+    session.append(frames[8:10])
+    monkeypatch.setattr(graphs.Replay, "__init__", lambda self, *a: (made.append(self), start(self, *a))[1])
+    said += pieces
+    assert not made
+    assert torch.allclose(torch.stack(heard.logits), expected, atol=1e-4)
+    session.append(frames[10:])
+    assert not made, "the session's own replays are still there"
+
+
+def test_threads_take_turns(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory that inputs are copied to is one for all of them."""
+    adapter = models.adapter(family[0])(*family)
+    frames, size, found = unmodified.film(4 * adapter.frames_per_step), adapter.frames_per_step, {}
+    pixels = [adapter.pixels(frames[n * size : (n + 1) * size]) for n in range(4)]
+    expected = [adapter.features(each).x for each in pixels]
+    of, shared = adapter.features, Graphs(adapter)
+    monkeypatch.setattr(adapter, "features", lambda given: (time.sleep(0.02), of(given))[1])
+
+    def look(n: int) -> None:
+        found[n] = shared.features(pixels[n]).x
+
+    threads = [threading.Thread(target=look, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[n], expected[n]) for n in range(4))
 
 
 def test_a_failed_step_leaves_the_session_as_it_was(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +219,7 @@ def test_many_shapes_are_captured_up_to_a_bound(family: tuple[Any, Any], monkeyp
             session.append(frames[first : first + count])
         first += count
     assert len(inside(fixed)._towers) == graphs.SHAPES
-    assert set(inside(fixed)._steps) <= {16, 32}
+    assert {rows for rows, _ in inside(fixed)._forwards} <= {16, 32}
     assert same_past(plain, fixed)
 
 
@@ -177,7 +246,7 @@ def without_values(adapter: Adapter) -> Adapter:
 def test_a_tower_waits_for_nothing(adapter: Adapter) -> None:
     pixels = adapter.pixels(unmodified.film(adapter.frames_per_step))
     parts = pixels if isinstance(pixels, tuple) else (pixels,)
-    if len(parts) > 1 and not precomputed(adapter.model, parts[1]):
+    if len(parts) > 1 and not precomputed(adapter.model, parts[1], adapter._merge):
         pytest.skip("this release's tower of the family asks the device where its windows end")
     own = tuple(each.to("meta") for each in parts if each.is_floating_point())
     found = without_values(adapter).features(graphs._with(pixels, own))
@@ -204,7 +273,7 @@ def test_a_step_waits_for_nothing(adapter: Adapter) -> None:
 
 def test_what_a_tower_derives_from_a_grid_changes_no_bit(adapter: Adapter) -> None:
     pixels = adapter.pixels(unmodified.film(2 * adapter.frames_per_step))
-    if not isinstance(pixels, tuple) or not precomputed(adapter.model, pixels[1]):
+    if not isinstance(pixels, tuple) or not precomputed(adapter.model, pixels[1], adapter._merge):
         pytest.skip("the family's tower, or this release's, derives it itself")
     found = adapter.features(pixels)
     adapter._derived = {tuple(pixels[1].flatten().tolist()): {}}

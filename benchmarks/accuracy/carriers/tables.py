@@ -22,7 +22,7 @@ from .modes import ALONE, CARRIERS, TOKENS, Mode, hybrid
 from .network import CarrierNetwork
 
 BEGUN, TOKENS_BEGUN = "all tokens, as it began", "tokens, as it began"
-MEMORY_STEPS = (32, 64)
+MEMORY_STEPS = (32, 64, 128)
 CARRIERS_KEPT = (4, 8, 16, 32, 64)
 SHARES = (0.05, 0.1, 0.2)  # of the whole clip's rows
 # What a step is read as, besides its carrier: so many tokens, or those under a threshold.
