@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.end_to_end import __main__ as command
-from benchmarks.end_to_end import answering, bench, checks, long, models, report, rows, stages, streams
+from benchmarks.end_to_end import answering, bench, checks, clips, long, models, report, rows, stages, streams
 from streamprune_triton import compat
 from streamprune_triton.cache import moves
 from streamprune_triton.streaming.keeping import Keeping
@@ -22,6 +22,7 @@ from streamprune_triton.streaming.keeping import Keeping
 CHECKOUT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 PROVIDERS = ["unmodified", "ours, tokens", "ours, carriers", "pruned", "dtd", "evs"]
+STREAMED = ["ours, tokens, streamed", "ours, carriers, streamed", "ours, carriers, streamed, graphs"]
 
 ROW = rows.Row(
     "clip", "unmodified", "whole answer", "ms", 90.0, 100.0, 110.5, 7, "tiny Qwen2.5-VL", "float32", "84x84", 9, 1, 64,
@@ -78,9 +79,12 @@ def test_streams_have_a_rate_and_stages(found, scenario, modes):
 
 def test_the_clip_is_answered_by_all(found):
     measured = of(found, "clip")
-    assert list(dict.fromkeys(provider for provider, *_ in measured)) == PROVIDERS
-    for provider in PROVIDERS:
+    assert list(dict.fromkeys(provider for provider, *_ in measured)) == [*PROVIDERS, *STREAMED]
+    for provider in [*PROVIDERS, *STREAMED]:
         quantities = {quantity for name, quantity, _ in measured if name == provider}
+        if provider in STREAMED:
+            assert quantities == {"time to first token", "whole answer"}
+            continue
         assert {"time to first token", "whole answer", "preprocess", "vision", "prefill", "answer"} <= quantities
         assert ("prune" in quantities) == (provider not in ("unmodified", "pruned"))
 
@@ -167,6 +171,12 @@ def test_streams_that_see_each_other_get_no_row(dry, said, monkeypatch):
     honest = torch.block_diag
     monkeypatch.setattr(torch, "block_diag", lambda *masks: torch.ones_like(honest(*masks)))
     assert "of their RMS" in no_rows(said, streams.streams(dry, "carriers", 3))
+
+
+def test_a_stream_that_forgets_the_wrong_rows_is_not_asked(dry, said, monkeypatch):
+    dry = replace(dry, sizes=replace(bench.DRY, carriers=4))
+    monkeypatch.setattr(moves, "move", lambda kv, sources, holes: None)
+    assert "of their RMS" in no_rows(said, clips.question(dry, "carriers"))
 
 
 @pytest.mark.parametrize("name", ["dtd", "evs", "ours, tokens"])

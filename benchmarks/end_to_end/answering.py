@@ -89,7 +89,7 @@ def ours(mode: str) -> Run:
             spent = of_append(bench.model, [session], append)
             watch.spent |= {stage: seconds for stage, seconds in spent.items() if stage != "rest"}
         with _noted(watch, "answer"):
-            session.ask(QUESTION, max_new_tokens=count, do_sample=False, eos_token_id=_no_end(bench))
+            session.ask(QUESTION, **answer(bench, count))
         return None if results[0] is None else results[0].keep
 
     return run
@@ -191,9 +191,7 @@ def _generate(bench: Bench, given: dict[str, torch.Tensor], count: int) -> None:
     """With the model left as it was."""
     before = bench.model.model.rope_deltas
     try:
-        bench.model.generate(
-            **given, max_new_tokens=count, do_sample=False, eos_token_id=_no_end(bench), pad_token_id=0
-        )
+        bench.model.generate(**given, **answer(bench, count), pad_token_id=0)
     finally:
         bench.model.model.rope_deltas = before
     if bench.device.type == "cuda":
@@ -204,6 +202,7 @@ def _noted(watch: Watch | None, stage: str) -> AbstractContextManager[None]:
     return nullcontext() if watch is None else watch(stage)
 
 
-def _no_end(bench: Bench) -> int:
-    """An id that no model chooses, so that all answers have one length."""
-    return int(bench.model.config.get_text_config().vocab_size)
+def answer(bench: Bench, count: int) -> dict[str, Any]:
+    """Of `generate` and `ask`: so many tokens. An id that no model chooses ends it, so that all have one length."""
+    end = int(bench.model.config.get_text_config().vocab_size)
+    return {"max_new_tokens": count, "do_sample": False, "eos_token_id": end}
