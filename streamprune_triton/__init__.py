@@ -1,5 +1,6 @@
 """Streaming token pruning and semantic carriers for video VLMs."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import compat, models
@@ -14,6 +15,7 @@ from .streaming.memory import Memory
 from .streaming.session import StreamingSession
 
 if TYPE_CHECKING:
+    from . import training, video
     from .cache import CarrierCache
 
 __version__ = "0.1.0"
@@ -33,6 +35,8 @@ __all__ = [
     "prune_padded",
     "pruned",
     "semantic_mask",
+    "training",
+    "video",
 ]
 
 
@@ -41,4 +45,6 @@ def __getattr__(name: str) -> Any:
         from .cache import CarrierCache
 
         return CarrierCache
+    if name in ("training", "video"):  # what they need comes with extras
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,9 @@ Nothing in here waits for the host, unless a size is handed over in a tensor on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 
@@ -26,14 +28,14 @@ def compute_retained_tokens_count(tokens_per_frame: int, num_frames: int, q: flo
         The count, known before the features are: an engine can size its placeholders with it.
 
     Raises:
-        ValueError: q outside [0, 1], or a negative number of tokens or frames.
+        ValueError, TypeError: naming the argument: q outside [0, 1], or a negative number of tokens or frames.
     """
-    if not 0 <= q <= 1:
+    if not 0 <= _number("q", q, Real) <= 1:
         raise ValueError(f"q must be in [0, 1], the share of the tokens to drop, got {q}")
     for name, value in (("tokens_per_frame", tokens_per_frame), ("num_frames", num_frames)):
-        if value < 0:
+        if _number(name, value, Integral) < 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
-    return max(tokens_per_frame, int(tokens_per_frame * num_frames * (1 - q)))
+    return int(max(tokens_per_frame, int(tokens_per_frame * num_frames * (1 - q))))
 
 
 def compute_retention_mask(
@@ -99,12 +101,10 @@ def dtd(features: torch.Tensor, tau: float, previous: torch.Tensor | None = None
     Raises:
         ValueError, TypeError: naming the argument, before anything is computed.
     """
-    if isinstance(tau, bool) or not isinstance(tau, (int, float)):
-        raise TypeError(f"tau must be a number in [-1, 1], got {type(tau).__name__}")
-    if not -1 <= tau <= 1:
+    if not -1 <= _number("tau", tau, Real) <= 1:
         raise ValueError(f"tau must be in [-1, 1], got {tau}")
     x = _frames(features)
-    config = PruneConfig(temporal_threshold=tau, spatial_threshold=None, mask=None, carrier=None)
+    config = PruneConfig(temporal_threshold=float(tau), spatial_threshold=None, mask=None, carrier=None)
     state = None if previous is None else prune(_previous(previous, features, x), config).state
     return prune(x, config, state=state).keep.view(features.shape[:-1])
 
@@ -115,18 +115,35 @@ def _grid(
     """The features as (T, H, W, D) after the merger."""
     if not isinstance(video_embeds, torch.Tensor):
         raise TypeError(f"video_embeds must be a tensor, got {type(video_embeds).__name__}")
-    if spatial_merge_size < 1:
+    merge = int(_number("spatial_merge_size", spatial_merge_size, Integral))
+    if merge < 1:
         raise ValueError(f"spatial_merge_size must be at least 1, got {spatial_merge_size}")
-    size = tuple(video_size_thw.tolist() if isinstance(video_size_thw, torch.Tensor) else video_size_thw)
-    if len(size) != 3 or min(size) < 0:
-        raise ValueError(f"video_size_thw must be three numbers (T, H, W), at least 0 each, got {size}")
-    t, h, w = size[0], size[1] // spatial_merge_size, size[2] // spatial_merge_size
+    size = _size(video_size_thw)
+    t, h, w = size[0], size[1] // merge, size[2] // merge
     if video_embeds.ndim < 2 or video_embeds.shape[:-1].numel() != t * h * w:
         raise ValueError(
             f"video_embeds must have {t * h * w} rows, {t} frames of {h} x {w} for video_size_thw={size} and "
-            f"spatial_merge_size={spatial_merge_size}, got shape {tuple(video_embeds.shape)}"
+            f"spatial_merge_size={merge}, got shape {tuple(video_embeds.shape)}"
         )
     return check_features(video_embeds.detach().reshape(t, h, w, video_embeds.shape[-1]), "video_embeds")
+
+
+def _size(thw: object) -> tuple[int, ...]:
+    """(T, H, W) as integers, from a tensor or a sequence of whole numbers of any type."""
+    numbers = thw.tolist() if isinstance(thw, torch.Tensor) else thw
+    if not isinstance(numbers, Iterable) or isinstance(numbers, str):
+        raise TypeError(f"video_size_thw must be three numbers (T, H, W), got {type(thw).__name__}")
+    size = tuple(numbers)
+    if len(size) != 3 or not all(isinstance(number, Real) and float(number) >= 0 for number in size):
+        raise ValueError(f"video_size_thw must be three numbers (T, H, W), at least 0 each, got {size}")
+    return tuple(map(int, size))
+
+
+def _number(name: str, value: Any, kind: type) -> Any:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        what = "an integer" if kind is Integral else "a number"
+        raise TypeError(f"{name} must be {what}, got {type(value).__name__}")
+    return value
 
 
 def _frames(features: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ NEIGHBORS = ("grid", "survivors")
 REFERENCES = ("previous", "last_kept")
 SCOPES = ("frame", "clip")
 CARRIERS = ("all", "kept")
+MOST = 2**31 - 1  # of any count
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +65,18 @@ class PruneConfig:
     carrier: str | None = "all"
 
     def __post_init__(self) -> None:
-        _check_threshold("temporal_threshold", self.temporal_threshold)
-        _check_threshold("spatial_threshold", self.spatial_threshold)
+        for name in ("temporal_threshold", "spatial_threshold"):
+            self._set(name, _threshold(name, getattr(self, name)))
+        for name, least in (("keyframe_interval", 1), ("keep_tokens", 0), ("max_tokens", 0)):
+            self._set(name, _count(name, getattr(self, name), least))
         _check_mask(self.mask)
+        if isinstance(self.mask, torch.Tensor):
+            self._set("mask", self.mask.clone())  # the caller's may change
         _check_choice("neighbors", self.neighbors, NEIGHBORS)
         _check_choice("reference", self.reference, REFERENCES)
         _check_choice("scope", self.scope, SCOPES)
         if self.carrier is not None:
             _check_choice("carrier", self.carrier, CARRIERS)
-        _check_count("keyframe_interval", self.keyframe_interval, 1)
-        _check_count("keep_tokens", self.keep_tokens, 0)
-        _check_count("max_tokens", self.max_tokens, 0)
         if self.keep_tokens is not None and self.max_tokens is not None:
             raise ValueError("max_tokens caps a threshold and keep_tokens replaces it: give one of the two")
         if self.reference == "last_kept" and self.keep_tokens is not None and self.scope == "clip":
@@ -81,6 +84,9 @@ class PruneConfig:
                 'reference="last_kept" needs each frame decided before the next, which scope="clip" cannot do: '
                 'use scope="frame" or reference="previous"'
             )
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     def _key(self) -> tuple[Any, ...]:
         mask = self.mask
@@ -104,22 +110,24 @@ class PruneConfig:
         return hash(self._key())
 
 
-def _check_threshold(name: str, value: object) -> None:
+def _threshold(name: str, value: Any) -> float | None:
     if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number in [-1, 1] or None, got {type(value).__name__}")
-    if not -1 <= value <= 1:
+    if not -1 <= float(value) <= 1:
         raise ValueError(f"{name} must be in [-1, 1] or None, got {value}")
+    return float(value)
 
 
-def _check_count(name: str, value: object, least: int) -> None:
+def _count(name: str, value: Any, least: int) -> int | None:
     if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer or None, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least} or None, got {value}")
+    if not least <= int(value) <= MOST:
+        raise ValueError(f"{name} must be at least {least}, at most {MOST}, or None, got {value}")
+    return int(value)
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -134,4 +142,5 @@ def _check_mask(mask: object) -> None:
                 f"mask must be a bool tensor (H, W), got {mask.dtype} of shape {tuple(mask.shape)}: use mask.bool()"
             )
     elif mask is not None and (not isinstance(mask, str) or mask not in MASKS):
-        raise ValueError(f"mask must be one of {', '.join(MASKS)}, a bool tensor (H, W) or None, got {mask!r}")
+        got = type(mask).__name__ if hasattr(mask, "shape") else repr(mask)
+        raise ValueError(f"mask must be one of {', '.join(MASKS)}, a bool tensor (H, W) or None, got {got}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .result import PaddedPruneResult
@@ -12,9 +14,29 @@ def wanted(x: torch.Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled()
 
 
-def tokens(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """(K, D), the tokens of x (T, H, W, D) at `indices`."""
-    return x.reshape(-1, x.shape[3]).index_select(0, indices)
+def tokens(x: torch.Tensor, result: PaddedPruneResult) -> torch.Tensor:
+    """(C, D), the tokens that `result` holds, as functions of x (T, H, W, D) as it is now."""
+    found: torch.Tensor = _Kept.apply(x, result.tokens, result.keep)
+    return found
+
+
+class _Kept(torch.autograd.Function):
+    """The copies that the pruning step has made of x's tokens: their gradients go back to where they are from."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        return tokens.view_as(tokens)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (keep,), (grad,) = ctx.saved_tensors, grads
+        zeros = grad.new_zeros(*keep.shape, grad.shape[-1])
+        # in raster order, as the rows are; the rows behind the last kept one are left over
+        return zeros.masked_scatter(keep[..., None], grad), None, None
 
 
 def carriers(x: torch.Tensor, result: PaddedPruneResult, carrier: str | None) -> torch.Tensor | None:

@@ -7,6 +7,7 @@ its results packed one stream after the other; `Packed` names them.
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from .rule import Rule
 from .state import StreamState
 
 BACKENDS = ("auto", "triton", "torch")
+HAS_TRITON = find_spec("triton") is not None  # whose wheels are for Linux
 
 Held = tuple["torch.Tensor | None", "torch.Tensor | None", "torch.Tensor | None"]  # a StreamState, or nothing
 
@@ -92,12 +94,12 @@ def by_triton(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: lis
             launch([Stream(each, *h) for each, h in zip(x, held, strict=True)], rule, capacity, out)
     for b, part in enumerate(split(out, x, rule.carrier, capacity)):
         if not x[b].shape[0]:
-            _copy(by_torch([x[b]], [held[b]], rule, [capacity[b]]), part)
+            _copy(by_torch([x[b]], [held[b]], rule, [capacity[b]]), part, 0)
 
 
 def runs_triton(device: torch.device) -> bool:
-    """Whether the operators run the kernels on this device: on a GPU, and on a CPU under Triton's interpreter."""
-    return device.type == "cuda" or interpreting()
+    """Whether the operators run the kernels on this device: with Triton on a GPU, or on a CPU in its interpreter."""
+    return HAS_TRITON and (device.type == "cuda" or interpreting())
 
 
 def interpreting() -> bool:
@@ -140,9 +142,11 @@ def _flat(p: reference.Pruned) -> Packed:
     )
 
 
-def _copy(values: Packed, out: Packed) -> None:
-    for source, target in zip(_tensors(values), _tensors(out), strict=True):
-        target.copy_(source)
+def _copy(values: Packed, out: Packed, kept: int) -> None:
+    """Writes one stream's results; of its rows for tokens the first `kept`, those that were written."""
+    for name, source, target in zip(Packed._fields, _tensors(values), _tensors(out), strict=True):
+        rows = slice(kept if name in ("tokens", "indices") else None)
+        target[rows].copy_(source[rows])
 
 
 def _tensors(packed: Packed) -> list[torch.Tensor]:
@@ -150,8 +154,10 @@ def _tensors(packed: Packed) -> list[torch.Tensor]:
 
 
 def _arguments(args: tuple) -> tuple[list[torch.Tensor], list[Held], Rule, list[int]]:
+    """The state's tensors packed, as the kernels read them."""
     x, references, norms, frames, *rule, capacity = args
-    return x, list(zip(references, norms, frames, strict=True)), Rule(*rule), capacity
+    packed = [[None if each is None else each.contiguous() for each in part] for part in (references, norms)]
+    return x, list(zip(*packed, frames, strict=True)), Rule(*rule), capacity
 
 
 def _prune(*args: Any) -> tuple:
@@ -168,13 +174,15 @@ def _prune_out(*args: Any) -> None:
     out = Packed(*args[-len(Packed._fields) :])
     if runs_triton(x[0].device):
         by_triton(x, held, rule, capacity, out)
-    else:
-        _copy(by_torch(x, held, rule, capacity), out)
+        return
+    for b, part in enumerate(split(out, x, rule.carrier, capacity)):
+        values = by_torch([x[b]], [held[b]], rule, [capacity[b]])
+        _copy(values, part, int(values.cu_counts[-1]))
 
 
-for _key in ("CPU", "CUDA"):
-    _library.impl("prune", _prune, _key)
-    _library.impl("prune_out", _prune_out, _key)
+# for every device: `runs_triton` tells which of them the kernels are for
+_library.impl("prune", _prune, "CompositeExplicitAutograd")
+_library.impl("prune_out", _prune_out, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("streamprune::prune", lib=_library)
@@ -204,6 +212,8 @@ def run(
     """The results of checked inputs by the chosen backend."""
     check_backend(backend)
     device = x[0].device
+    if backend == "triton" and not HAS_TRITON:
+        raise ValueError('backend="triton" needs Triton, which is not installed: pip install triton, or backend="auto"')
     if backend == "triton" and not runs_triton(device):
         raise ValueError(
             f'backend="triton" needs x on a GPU, got {device}: move x, use backend="auto", or set TRITON_INTERPRET=1 '
@@ -216,7 +226,7 @@ def run(
     elif out is None:
         packed = Packed(*torch.ops.streamprune.prune(x, *map(list, zip(*held, strict=True)), *rule, capacity))
     else:
-        packed = _checked_out(out, x[0], states[0], rule, capacity)
+        packed = _checked_out(out, x[0], states[0], config, capacity[0])
         torch.ops.streamprune.prune_out(x, *map(list, zip(*held, strict=True)), *rule, capacity, *packed)
         return [out]
     grids = [tuple(each.shape[:3]) for each in x]
@@ -242,14 +252,29 @@ def _result(p: Packed, grid: tuple[int, ...], config: PruneConfig) -> PaddedPrun
 
 
 def _checked_out(
-    out: PaddedPruneResult, x: torch.Tensor, state: StreamState | None, rule: Rule, capacity: list[int]
+    out: PaddedPruneResult, x: torch.Tensor, state: StreamState | None, config: PruneConfig, capacity: int
 ) -> Packed:
     """The tensors of `out` as the operator takes them. Raises ValueError for other shapes, or for shared memory."""
     if not isinstance(out, PaddedPruneResult):
         raise TypeError(f"out must be a PaddedPruneResult, got {type(out).__name__}")
+    like = torch.empty(x.shape, dtype=x.dtype, device="meta")
+    expected = _result(empty([like], config.carrier or "none", [capacity]), tuple(x.shape[:3]), config)
+    given, wanted = _named(out), _named(expected)
+    if given.keys() != wanted.keys():
+        raise ValueError(f"out must have carriers for config.carrier={config.carrier!r}, and none for None")
+    for name, got in given.items():
+        _check_out(f"out.{name}", got, wanted[name], x.device)
+    states = [] if state is None else [state.reference, state.squared_norms, state.frames]
+    for name, got in given.items():
+        if any(_shares_memory(got, other) for other in states):
+            raise ValueError(
+                f"out.{name} must not share memory with state: give an out of another call, then state.copy_()"
+            )
+        if _shares_memory(got, x):
+            raise ValueError(f"out.{name} must not share memory with x")
     held = out.state
     carriers = x.new_empty((0, x.shape[3])) if out.carriers is None else out.carriers
-    packed = Packed(
+    return Packed(
         out.tokens,
         out.indices,
         out.keep.view(-1),
@@ -264,19 +289,23 @@ def _checked_out(
         [held.squared_norms],
         held.frames.view(1),
     )
-    with torch.device("meta"):
-        expected = empty([torch.empty(x.shape, dtype=x.dtype)], rule.carrier, capacity)
-    for name, got, wanted in zip(Packed._fields, _tensors(packed), _tensors(expected), strict=True):
-        if (got.shape, got.dtype, got.device) != (wanted.shape, wanted.dtype, x.device):
-            raise ValueError(
-                f"out.{name} must be {wanted.dtype} with {tuple(wanted.shape)} on {x.device}, got {got.dtype} with "
-                f"{tuple(got.shape)} on {got.device}: give a result of the same x, config and capacity"
-            )
-    if state is not None and _shares_memory(held.reference, state.reference):
-        raise ValueError("out.state must not share memory with state: give an out of another call, then state.copy_()")
-    if _shares_memory(out.tokens, x):
-        raise ValueError("out must not share memory with x")
-    return packed
+
+
+def _named(result: PaddedPruneResult) -> dict[str, torch.Tensor]:
+    """The tensors of a result and its state."""
+    names = [name for name in Packed._fields if name not in ("reference", "squared_norms", "frames")]
+    found = {name: getattr(result, name) for name in names if getattr(result, name) is not None}
+    return found | {f"state.{name}": tensor for name, tensor in result.state.state_dict().items()}
+
+
+def _check_out(name: str, got: torch.Tensor, wanted: torch.Tensor, device: torch.device) -> None:
+    if (got.shape, got.dtype, got.device) != (wanted.shape, wanted.dtype, device):
+        raise ValueError(
+            f"{name} must be {wanted.dtype} with {tuple(wanted.shape)} on {device}, got {got.dtype} with "
+            f"{tuple(got.shape)} on {got.device}: give a result of the same x, config and capacity"
+        )
+    if not got.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {got.stride()}: give a result of an earlier call")
 
 
 def _shares_memory(a: torch.Tensor, b: torch.Tensor) -> bool:

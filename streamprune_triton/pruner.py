@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import overload
 
 import torch
@@ -40,7 +41,8 @@ def prune(x, config=DEFAULT, *, state=None, backend="auto"):
             list of such (a ragged batch: T, H, W may differ, D may not), which shares its launches.
         config: what to drop.
         state: the `state` of the stream's previous result; None begins a stream. For a list, a list of such.
-        backend: "triton", "torch" (the plain PyTorch specification), or "auto": Triton on a GPU, torch elsewhere.
+        backend: "triton", "torch" (the plain PyTorch specification), or "auto": Triton on a GPU where it is installed
+            (and on a CPU in Triton's interpreter, under TRITON_INTERPRET=1), torch elsewhere.
 
     Returns:
         A PruneResult, or a list of them for a list. Its tokens and carriers have gradients into x; what is kept is
@@ -52,9 +54,10 @@ def prune(x, config=DEFAULT, *, state=None, backend="auto"):
     single = isinstance(x, torch.Tensor)
     xs = [x] if single else _listed(x)
     states = [state] if single else _states(state, len(xs))
+    _check(xs, states, config)
+    ops.check_backend(backend)
     if not xs:
         return []
-    _check(xs, states, config)
     padded = ops.run([each.detach() for each in xs], states, config, [_most(each, config) for each in xs], backend)
     results = [_result(each, one, config) for each, one in zip(xs, padded, strict=True)]
     return results[0] if single else results
@@ -83,14 +86,14 @@ def prune_padded(
     Raises:
         ValueError, TypeError: before anything is computed; the message names the argument.
     """
-    if isinstance(capacity, bool) or not isinstance(capacity, int):
+    if isinstance(capacity, bool) or not isinstance(capacity, Integral):
         raise TypeError(f"capacity must be an integer, got {type(capacity).__name__}")
     if capacity < 0:
         raise ValueError(f"capacity must be at least 0, got {capacity}")
     _check([x], [state], config)
     if gradients.wanted(x):
         raise ValueError("x must not require a gradient here: use prune, or x.detach()")
-    return ops.run([x], [state], config, [capacity], "auto", out)[0]
+    return ops.run([x], [state], config, [int(capacity)], "auto", out)[0]
 
 
 class StreamPruner:
@@ -124,7 +127,7 @@ class StreamPruner:
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
         """Continues from a `state_dict()`. Raises ValueError for other names or shapes, and then changes nothing."""
-        self.state = StreamState.from_dict(tensors) if tensors else None
+        self.state = None if tensors == {} else StreamState.from_dict(tensors)
 
     def clone(self) -> StreamPruner:
         """A pruner that goes on from the same state, independently."""
@@ -136,16 +139,15 @@ class StreamPruner:
 def _check(xs: list[torch.Tensor], states: list[StreamState | None], config: PruneConfig) -> None:
     validate.check_batch(xs)
     validate.check_config(config, xs)
-    for x, state in zip(xs, states, strict=True):
-        validate.check_state(state, x)
+    for b, (x, state) in enumerate(zip(xs, states, strict=True)):
+        validate.check_state(state, x, f"[{b}]" if len(xs) > 1 else "")
 
 
 def _result(x: torch.Tensor, padded: PaddedPruneResult, config: PruneConfig) -> PruneResult:
     if not gradients.wanted(x):
         return PruneResult(padded)
-    result = PruneResult(replace(padded, carriers=gradients.carriers(x, padded, config.carrier)))
-    result.gather(lambda indices: gradients.tokens(x, indices))
-    return result
+    tokens, carriers = gradients.tokens(x, padded), gradients.carriers(x, padded, config.carrier)
+    return PruneResult(replace(padded, tokens=tokens, carriers=carriers))
 
 
 def _listed(x: object) -> list[torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +10,7 @@ import torch
 from .state import StreamState
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PaddedPruneResult:
     """The result of `prune_padded`: every shape is known before the features are, and nothing waited for the host.
 
@@ -68,26 +67,20 @@ class PruneResult:
         self.nonfinite = padded.nonfinite
         self.state = padded.state
         self._padded: tuple[torch.Tensor, ...] = (padded.tokens, padded.indices)
-        self._gather: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._count: int | None = None
 
     def settle(self, kept: int) -> None:
         """Notes how many tokens are kept, where the host knows it already, so that nothing has to wait for it."""
         self._count = kept
 
-    def gather(self, tokens: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Takes the kept tokens from `tokens(indices)`, which has a gradient."""
-        self._gather = tokens
-
     @cached_property
     def _kept(self) -> tuple[torch.Tensor, torch.Tensor]:
         kept = int(self.cu_counts[-1]) if self._count is None else self._count
-        tokens, indices = (rows[:kept] for rows in self._padded)
-        if tokens.untyped_storage().nbytes() > 2 * tokens.nbytes:  # a view would hold on to the memory of all rows
-            tokens, indices = tokens.clone(), indices.clone()
-        if self._gather is not None:
-            tokens = self._gather(indices)
-        self._padded, self._gather = (), None
+        with torch.enable_grad():  # tokens that have a gradient have it wherever they are read first
+            tokens, indices = (rows[:kept] for rows in self._padded)
+            if tokens.untyped_storage().nbytes() > 2 * tokens.nbytes:  # a view would hold on to the memory of all rows
+                tokens, indices = tokens.clone(), indices.clone()
+        self._padded = ()
         return tokens, indices
 
     @property

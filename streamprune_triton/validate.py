@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 
 from .config import PruneConfig
-from .state import StreamState
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from .state import DTYPES, StreamState
 
 
 def check_features(x: object, name: str = "x") -> torch.Tensor:
@@ -17,6 +15,8 @@ def check_features(x: object, name: str = "x") -> torch.Tensor:
         raise ValueError(f"{name} must have shape (T, H, W, D), got {tuple(x.shape)}: reshape it to its grid")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name} must be float32, bfloat16 or float16, got {x.dtype}: convert it with {name}.float()")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {x.layout}: use {name}.to_dense()")
     if 0 in x.shape[1:]:
         raise ValueError(f"{name} must have H, W and D of at least 1, got shape {tuple(x.shape)}")
     return x
@@ -34,11 +34,13 @@ def check_batch(xs: list[torch.Tensor]) -> None:
                 raise ValueError(f"x must have one {what} throughout: x[0] has {first}, x[{b}] has {this}")
 
 
-def check_state(state: object, x: torch.Tensor) -> None:
+def check_state(state: object, x: torch.Tensor, number: str = "") -> None:
+    """`number` is that of a stream among several, as in "[2]"."""
     if state is None:
         return
     if not isinstance(state, StreamState):
-        raise TypeError(f"state must be a StreamState or None, got {type(state).__name__}")
+        raise TypeError(f"state{number} must be a StreamState or None, got {type(state).__name__}")
+    state.check(f"state{number}")
     held = state.reference
     for what, had, got in (
         ("grid (H, W)", tuple(held.shape[:2]), tuple(x.shape[1:3])),
@@ -47,15 +49,16 @@ def check_state(state: object, x: torch.Tensor) -> None:
         ("device", held.device, x.device),
     ):
         if had != got:
-            raise ValueError(f"x must keep the stream's {what}: the state has {had}, x has {got}; use a new state")
+            raise ValueError(
+                f"x{number} must keep the stream's {what}: the state has {had}, x has {got}; use a new state"
+            )
 
 
 def check_config(config: object, xs: list[torch.Tensor]) -> None:
     if not isinstance(config, PruneConfig):
         raise TypeError(f"config must be a PruneConfig, got {type(config).__name__}")
     if isinstance(config.mask, torch.Tensor):
-        for x in xs:
-            if tuple(config.mask.shape) != tuple(x.shape[1:3]):
-                raise ValueError(
-                    f"mask must have the grid's shape {tuple(x.shape[1:3])}, got {tuple(config.mask.shape)}"
-                )
+        for b, x in enumerate(xs):
+            grid, got = tuple(x.shape[1:3]), tuple(config.mask.shape)
+            if got != grid:
+                raise ValueError(f"mask must have the grid's shape {grid}{f' in x[{b}]' * (len(xs) > 1)}, got {got}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -229,6 +230,10 @@ X = torch.zeros(2, 4, 4, 8)
         ((X, (2, 4, 4), 1, 1.5), ValueError, r"q must be in \[0, 1\].* got 1.5"),
         ((X, (2, 4, 4), 1, -0.1), ValueError, r"q must be in \[0, 1\]"),
         ((X, (2, 4, 4), 1, float("nan")), ValueError, r"q must be in \[0, 1\]"),
+        ((X, (2, 4, 4), 1, "a"), TypeError, "q must be a number, got str"),
+        ((X, (2, 4, 4), 1.0, 0.5), TypeError, "spatial_merge_size must be an integer, got float"),
+        ((X, (2, "4", 4), 1, 0.5), ValueError, "video_size_thw must be three numbers"),
+        ((X, None, 1, 0.5), TypeError, "video_size_thw must be three numbers"),
     ],
 )
 def test_evs_names_what_is_wrong(arguments, error, message):
@@ -252,6 +257,13 @@ def test_evs_names_what_is_wrong(arguments, error, message):
 def test_dtd_names_what_is_wrong(arguments, error, message):
     with pytest.raises(error, match=message):
         dtd(*arguments)
+
+
+def test_numbers_of_any_type():
+    expected = compute_retention_mask(X, (2, 4, 4), 1, 0.5)
+    assert torch.equal(compute_retention_mask(X, (2.0, 4.0, 4.0), np.int64(1), np.float32(0.5)), expected)
+    assert torch.equal(compute_retention_mask(X, np.array([2, 4, 4]), 1, 0.5), expected)
+    assert torch.equal(dtd(X, np.float32(0.5)), dtd(X, 0.5))
 
 
 @pytest.mark.parametrize(("tokens", "frames", "name"), [(-1, 2, "tokens_per_frame"), (4, -2, "num_frames")])

@@ -25,18 +25,24 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 def test_the_pruner(capsys):
     run(SNIPPETS[0], {})
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 4
-    assert all("100% dropped" in line for line in printed[1:])
+    assert all("99% dropped" in line for line in printed[1:])
+
+
+def test_the_drop_ins():
+    names = run(SNIPPETS[1], {})
+    assert names["keep"].shape == (8, 14, 14)
+    assert int(names["mask"].sum()) == names["kept"] == 392
 
 
 def test_the_session(here: Path):
-    assert isinstance(run(SNIPPETS[1], {})["answer"], str)
+    assert isinstance(run(SNIPPETS[2], {})["answer"], str)
     assert (here / "stream.safetensors").is_file()
 
 
@@ -48,7 +54,7 @@ def test_generate(capsys, monkeypatch):
 
     model, processor = unmodified.build()
     inputs = unmodified.inputs(model, processor, unmodified.film(8), "What moves?", 1.0)
-    output = run(SNIPPETS[2], {"sp": sp, "model": model, "inputs": inputs})["output"]
+    output = run(SNIPPETS[3], {"sp": sp, "model": model, "inputs": inputs})["output"]
     assert output.shape[1] > inputs["input_ids"].shape[1]
     assert re.fullmatch(r"\d+% of the video tokens dropped\n", capsys.readouterr().out)
 
@@ -71,3 +77,17 @@ def test_the_table_of_models_is_of_the_families_that_there_are():
     for name in columns:
         text = (CHECKOUT / "tests" / "models" / f"{name}.py").read_text(encoding="utf-8")
         assert "tiny.NAMES" in text or "STREAMED" in text, name
+
+
+def test_the_loss_of_a_sample():
+    """As the section on training has it."""
+    import numpy as np
+
+    import streamprune_triton as sp
+
+    call = 'sp.training.Learner(model, processor, config)([sp.training.Sample(frames, question, answer, fps)])["loss"]'
+    assert call in README
+    model, processor = sp.models.tiny.qwen2_5_vl()
+    names = {"sp": sp, "model": model, "processor": processor, "config": sp.PruneConfig()}
+    names |= {"frames": np.zeros((4, 56, 56, 3), np.uint8), "question": "What?", "answer": "Nothing.", "fps": 1.0}
+    assert eval(call, names).requires_grad

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-SLICE = 1 << 14  # features summed at once: torch shares a longer sum out among threads where it is the only one
+SLICE = 1 << 14  # summands at once: torch shares a longer sum out among threads where it is the only one
 # features upcast at once: they and their products stay in a CPU's cache; elsewhere they only bound the memory
 BLOCK_ELEMENTS, DEVICE_BLOCK_ELEMENTS = 3 << 17, 1 << 26
 
@@ -53,7 +53,7 @@ def _strip(x: torch.Tensor, before: torch.Tensor, spatial: bool) -> tuple[torch.
         if not _all(norms < torch.inf):
             norms = norms.masked_fill(~own.isfinite().all(-1), torch.nan)
             own = torch.where(norms.isnan()[..., None], 0.0, own)
-        parts.append((norms, previous, right, down, own.flatten(1, 2).sum(1)))
+        parts.append((norms, previous, right, down, total(own)))
     return tuple(map(cat, zip(*parts, strict=True)))
 
 
@@ -82,16 +82,22 @@ def _edges(
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Dot products over the features: products, then their sum, whose order does not depend on the other sizes."""
-    if a.shape[-1] <= SLICE:
-        return torch.linalg.vecdot(a, b)
-    return reduce(torch.add, map(torch.linalg.vecdot, a.split(SLICE, -1), b.split(SLICE, -1)))
+    """Dot products over the features: products, then their sum, whose order does not depend on the other sizes.
+
+    Both are float32 under autocast as well, where `vecdot` is not.
+    """
+    return reduce(torch.add, [(p * q).sum(-1) for p, q in zip(a.split(SLICE, -1), b.split(SLICE, -1), strict=True)])
+
+
+def total(f: torch.Tensor) -> torch.Tensor:
+    """(T, D) sums over the tokens of f (T, H, W, D)."""
+    return reduce(torch.add, [part.sum(1) for part in f.flatten(1, 2).split(SLICE, 1)])
 
 
 def masked_mean(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """(T, D) float32 means over the chosen tokens of each frame, 0 where none is chosen."""
     strips = zip(x.split(_strip_rows(x), 1), chosen.split(_strip_rows(x), 1), strict=True)
-    sums = [torch.where(m[..., None], _upcast(f), 0.0).flatten(1, 2).sum(1) for f, m in strips]
+    sums = [total(torch.where(m[..., None], _upcast(f), 0.0)) for f, m in strips]
     return reduce(torch.add, sums) / chosen.flatten(1).sum(1).clamp_min(1)[:, None]
 
 

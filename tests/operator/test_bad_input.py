@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from features import field
@@ -28,6 +30,8 @@ BAD_CONFIGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"keyframe_interval": 1.5}, TypeError, "keyframe_interval.*float"),
     ({"mask": "chessboard"}, ValueError, "mask.*checkerboard.*chessboard"),
     ({"mask": 3}, ValueError, "mask.*3"),
+    ({"keep_tokens": 2**31}, ValueError, "keep_tokens.*2147483648"),
+    ({"mask": np.ones((3, 3), bool)}, ValueError, r"mask.*got ndarray$"),
     ({"mask": torch.zeros(2, 2)}, ValueError, r"mask.*bool.*float32"),
     ({"mask": torch.zeros(2, 2, 2, dtype=torch.bool)}, ValueError, r"mask.*\(2, 2, 2\)"),
     ({"neighbors": "all"}, ValueError, "neighbors.*grid, survivors.*all"),
@@ -54,6 +58,22 @@ def test_config_at_its_limits() -> None:
     sp.PruneConfig(temporal_threshold=-1, spatial_threshold=1.0, keep_tokens=0, keyframe_interval=1)
     sp.PruneConfig(temporal_threshold=1, spatial_threshold=-1.0, max_tokens=0, scope="clip", reference="last_kept")
     sp.PruneConfig(temporal_threshold=None, spatial_threshold=None, mask=None, carrier=None)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = sp.PruneConfig(np.float32(0.25), np.float64(0.5), keep_tokens=np.int64(3), keyframe_interval=np.int32(2))
+    assert config == sp.PruneConfig(0.25, 0.5, keep_tokens=3, keyframe_interval=2)
+    assert {type(config.temporal_threshold), type(config.keep_tokens)} == {float, int}
+    assert sp.prune_padded(torch.ones(1, 2, 2, 4), capacity=np.int64(4)).tokens.shape == (4, 4)
+
+
+def test_a_mask_is_the_configs_own() -> None:
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    config = sp.PruneConfig(mask=mask)
+    held = {config: 1}
+    mask.zero_()
+    assert config in held
+    assert bool(config.mask.all())
 
 
 def test_config_is_frozen_and_compares_by_value() -> None:
@@ -168,9 +188,41 @@ def test_states(backend: str, device: torch.device) -> None:
     with pytest.raises(TypeError, match=r"state.*StreamState.*list"):
         sp.prune(x, state=[state], backend=backend)
     before = state.clone()
-    with pytest.raises(ValueError, match=r"x.*\(3, 4\)"):
+    with pytest.raises(ValueError, match=r"x\[1\].*\(3, 4\)"):
         sp.prune([x, x[:, :2]], state=[state, state], backend=backend)
     assert_same_state(state, before)
+
+
+@pytest.mark.parametrize(
+    ("part", "bad"),
+    [
+        ("reference", torch.zeros(3, 4)),
+        ("reference", torch.zeros(0, 4, 8)),
+        ("reference", [0.0]),
+        ("squared_norms", torch.zeros(2, 4)),
+        ("squared_norms", torch.zeros(3, 4, dtype=torch.float64)),
+        ("squared_norms", torch.zeros(3, 4, device="meta")),
+        ("frames", torch.tensor(1, dtype=torch.int32)),
+        ("frames", 1),
+    ],
+)
+def test_a_state_that_was_put_together_wrongly(backend: str, device: torch.device, part: str, bad: Any) -> None:
+    state = sp.prune(good(device), backend=backend).state
+    bad = bad.to(device) if isinstance(bad, torch.Tensor) and bad.device.type != "meta" else bad
+    wrong = dataclasses.replace(state, **{part: bad})
+    with pytest.raises((ValueError, TypeError), match=rf"^state\[1\]\.{part} must be"):
+        sp.prune([good(device)] * 2, state=[None, wrong], backend=backend)
+    if isinstance(bad, torch.Tensor):
+        with pytest.raises(ValueError, match=rf"^state_dict\.{part} must be"):
+            sp.StreamPruner(backend=backend).load_state_dict(wrong.state_dict())
+
+
+def test_no_stream_at_all() -> None:
+    assert sp.prune([]) == []
+    with pytest.raises(TypeError, match="config"):
+        sp.prune([], None)
+    with pytest.raises(ValueError, match="backend"):
+        sp.prune([], backend="numpy")
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (4, 3), (1, 1)])
@@ -238,6 +290,20 @@ def test_out(backend: str, device: torch.device) -> None:
     ):
         with pytest.raises(ValueError, match="out"):
             call()
+    wide = torch.zeros(5, 16, device=device)
+    for name, bad in (
+        ("tokens", wide[:, :8]),
+        ("keep", out.keep.permute(0, 2, 1).contiguous()),
+        ("temporal", out.temporal.permute(0, 2, 1).contiguous().permute(0, 2, 1)),
+        ("carriers", x[0, 0, :3]),
+    ):
+        with pytest.raises(ValueError, match=rf"^out\.{name} must"):
+            padded(x, config, capacity=5, backend=backend, out=dataclasses.replace(out, **{name: bad}))
+    assert not wide.any()
+    held = out.state.clone()
+    shared = dataclasses.replace(held, squared_norms=out.state.squared_norms)
+    with pytest.raises(ValueError, match=r"^out\.state\.squared_norms must not share memory with state"):
+        padded(x, config, capacity=5, backend=backend, out=out, state=shared)
     with pytest.raises(TypeError, match="out"):
         padded(x, config, capacity=5, backend=backend, out=sp.prune(x, config, backend=backend))
     with pytest.raises(ValueError, match="out"):
@@ -255,6 +321,7 @@ def test_state_dict_of_something_else(backend: str, device: torch.device) -> Non
     for bad in (
         missing,
         tensors | {"more": torch.zeros(())},
+        tensors | {"frames": torch.tensor(-1)},
         tensors | {"frames": torch.zeros(2, dtype=torch.int64)},
         tensors | {"frames": torch.zeros(())},
         tensors | {"reference": tensors["reference"][0]},
@@ -263,6 +330,10 @@ def test_state_dict_of_something_else(backend: str, device: torch.device) -> Non
         tensors | {"squared_norms": tensors["squared_norms"].half()},
     ):
         with pytest.raises(ValueError, match="state_dict"):
+            pruner.load_state_dict(bad)
+        assert pruner.state is state
+    for bad in (None, [], 3):
+        with pytest.raises(TypeError, match=r"state_dict must be a dict of tensors, got"):
             pruner.load_state_dict(bad)
         assert pruner.state is state
 

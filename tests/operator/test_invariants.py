@@ -95,6 +95,19 @@ def test_any_cut_of_a_long_stream(
         torch.set_num_threads(threads)
 
 
+def test_a_carrier_of_one_number_is_that_of_any_cut() -> None:
+    """A sum that is all there is to compute is shared out among threads where it is long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for seed in range(20):
+            x = torch.randn(2, 1, 40000, 1, generator=torch.Generator().manual_seed(seed))
+            alone = [sp.prune(frame, backend="torch").carriers for frame in x.split(1)]
+            assert_bits(torch.cat(alone), sp.prune(x, backend="torch").carriers, "carriers")
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.skipif(INTERPRETED, reason="too large for the interpreter")
 @pytest.mark.parametrize("reference", ["previous", "last_kept"])
 def test_a_call_of_many_blocks(backend: str, device: torch.device, reference: str) -> None:

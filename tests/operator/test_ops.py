@@ -93,14 +93,36 @@ def test_out_is_written_and_returned(device):
         assert torch.equal(getattr(again, name), getattr(fresh, name)), name
 
 
+def test_out_is_part_of_one_graph(device):
+    x, y = torch.randn(2, 2, 3, 4, 32, device=device)
+    out = sp.prune_padded(x, capacity=24)
+    step = torch.compile(lambda y: sp.prune_padded(y, capacity=24, out=out).keep, fullgraph=True, backend="aot_eager")
+    assert torch.equal(step(y), sp.prune_padded(y, capacity=24).keep)
+    assert torch.equal(out.keep, sp.prune_padded(y, capacity=24).keep)
+
+
+@pytest.mark.parametrize("name", ["CPU", "CUDA", "MPS", "XPU", "HPU", "PrivateUse1"])
+@pytest.mark.parametrize("operator", ["streamprune::prune", "streamprune::prune_out"])
+def test_every_device_has_the_operators(operator, name):
+    assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(operator, name)
+
+
+def test_without_triton_a_gpu_runs_the_specification(monkeypatch):
+    monkeypatch.setattr(ops, "HAS_TRITON", False)
+    assert not ops.runs_triton(torch.device("cuda"))
+    assert sp.prune(torch.zeros(1, 2, 2, 8)).keep.all()
+    with pytest.raises(ValueError, match=r'backend="triton" needs Triton, which is not installed: pip install triton'):
+        sp.prune(torch.zeros(1, 2, 2, 8), backend="triton")
+
+
 def test_out_must_fit_and_must_not_alias(device):
     x = torch.randn(2, 3, 4, 32, device=device)
     out = sp.prune_padded(x, capacity=24)
     with pytest.raises(ValueError, match=r"out\.tokens must be"):
         sp.prune_padded(x, capacity=23, out=out)
-    with pytest.raises(ValueError, match=r"out\.carriers must be"):
+    with pytest.raises(ValueError, match=r"out must have carriers for .* and none for None"):
         sp.prune_padded(x, sp.PruneConfig(carrier=None), capacity=24, out=out)
-    with pytest.raises(ValueError, match=r"out\.state must not share memory"):
+    with pytest.raises(ValueError, match=r"out\.state\.reference must not share memory"):
         sp.prune_padded(x, capacity=24, state=out.state, out=out)
     with pytest.raises(TypeError, match="out must be"):
         sp.prune_padded(x, capacity=24, out="buffers")

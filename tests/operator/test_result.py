@@ -190,11 +190,43 @@ def test_state_copy(backend: str, device: torch.device) -> None:
     assert here.copy_(there) is here
     assert_same_state(here, there)
     assert [t.data_ptr() for t in here.state_dict().values()] == addresses
+    assert here != there, "equal is who is the same"
+    assert here in [there, here]
+    for other in (x[:, :1, :1], x[..., :1], x.half()):
+        with pytest.raises(ValueError, match=r"^other must be a state of "):
+            here.copy_(sp.prune(other, backend=backend).state)
     copy = here.clone()
     here.reference.zero_()
     assert_same_state(copy, there)
     with pytest.raises(dataclasses.FrozenInstanceError):
         here.frames = there.frames  # type: ignore[misc]
+
+
+def test_a_state_of_views(backend: str, device: torch.device) -> None:
+    """Packed or not, a state's values are what counts."""
+    x = field((3, 3, 4, 8), redundancy=0.5).to(device)
+    state = sp.prune(x[:1], backend=backend).state
+    wide = torch.cat([state.reference, -state.reference], -1)[..., :8]
+    norms = torch.stack([state.squared_norms, -state.squared_norms], -1)[..., 0]
+    views = sp.StreamState(wide, norms, state.frames)
+    assert not wide.is_contiguous()
+    result, expected = (sp.prune(x[1:], state=each, backend=backend) for each in (views, state))
+    assert_bits(result.temporal, expected.temporal, "temporal")
+    assert_bits(result.keep, expected.keep, "keep")
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(backend: str, device: torch.device, low: torch.dtype) -> None:
+    """Decisions are those of float32, with values that float16 does not hold."""
+    base = field((1, 3, 4, 64), redundancy=0.0).to(device) * 40
+    x = base + 0.1 * field((5, 3, 4, 64), redundancy=0.0).to(device)
+    config = sp.PruneConfig(0.9, 0.5, carrier="kept")
+    expected = sp.prune(x, config, backend=backend)
+    with torch.autocast(device.type, low):
+        result = sp.prune(x, config, backend=backend)
+    for name in (*FIELDS, "tokens"):
+        assert_bits(getattr(result, name), getattr(expected, name), name)
+    assert_same_state(result.state, expected.state)
 
 
 def test_states_are_not_written_to(backend: str, device: torch.device) -> None:
@@ -302,6 +334,7 @@ def test_out_is_written_again(backend: str, device: torch.device, carrier: str |
     state = first.state.clone()
     addresses = [first.tokens.data_ptr(), first.keep.data_ptr(), first.state.reference.data_ptr()]
     expected = padded(xs[1], config, backend=backend, capacity=9, state=state)
+    assert int(expected.cu_counts[-1]) < 9
     for tensor in tensors_of(first):
         tensor.fill_(1)
     second = padded(xs[1], config, backend=backend, capacity=9, state=state, out=first)
@@ -310,6 +343,8 @@ def test_out_is_written_again(backend: str, device: torch.device, carrier: str |
     kept = int(expected.cu_counts[-1])
     assert_bits(second.tokens[:kept], expected.tokens[:kept], "tokens")
     assert_bits(second.indices[:kept], expected.indices[:kept], "indices")
+    assert (second.tokens[kept:] == 1).all(), "what is behind the last kept token is not written"
+    assert (second.indices[kept:] == 1).all()
     for name in (*FIELDS, "overflow"):
         if getattr(expected, name) is not None:
             assert_bits(getattr(second, name), getattr(expected, name), name)
@@ -383,6 +418,24 @@ def test_gradients_of_tokens_and_carriers(backend: str, device: torch.device, ca
     assert torch.allclose(x.grad, expected[..., None].expand_as(x))
     with pytest.raises(ValueError, match="x must not require a gradient"):
         sp.prune_padded(x, capacity=4)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_gradients_are_those_of_the_call(backend: str, device: torch.device, changed: bool) -> None:
+    """Wherever the tokens are read first, and whatever becomes of the features meanwhile."""
+    leaf = field((2, 3, 4, 8), redundancy=0.5).to(device).requires_grad_()
+    x = leaf * 3
+    result, expected = (sp.prune(each, sp.PruneConfig(carrier=None), backend=backend) for each in (x, x.detach()))
+    if changed:
+        x.mul_(5)
+    with torch.no_grad():
+        assert_bits(result.indices, expected.indices, "indices")
+        assert_bits(result.tokens, expected.tokens, "tokens")
+    weight = torch.arange(len(result.tokens), device=device)[:, None] + 1.0
+    (result.tokens * weight).sum().backward()
+    wanted = torch.zeros_like(leaf).view(-1, 8)
+    wanted[expected.indices] = 3 * weight
+    assert torch.equal(leaf.grad.view(-1, 8), wanted)
 
 
 def test_inference_mode(backend: str, device: torch.device) -> None:
