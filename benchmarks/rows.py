@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from streamprune_triton.report.files import write_atomically
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -68,7 +73,7 @@ def machine(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "triton": _triton_version(),
         "commit": commit(),
-        "command": " ".join(["python3", "-m", "benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "command": shlex.join(["python3", "-m", "benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),
     }
 
 
@@ -83,12 +88,21 @@ def commit() -> str:
 def write(path: Path, rows: Iterable[Any], kind: type[Any] = Row) -> None:
     """Writes rows, dataclasses of one kind, as CSV, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(kind)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _cell(v) for k, v in asdict(row).items()} for row in rows)
-    os.replace(partial, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [f.name for f in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _cell(v) for k, v in asdict(row).items()} for row in rows)
+    write_atomically(path, text.getvalue().encode("utf-8"))
+
+
+def check_out(path: Path) -> None:
+    """Makes the folder of a file of rows. Raises ValueError where the file could not be written there."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a file in it")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: give a file in a folder that is there or can be made")
 
 
 def read(path: Path, kind: type[Any] = Row) -> list[Any]:

@@ -16,6 +16,7 @@ import streamprune_triton as sp
 from . import fields, timing
 from .cases import Case
 from .providers import CONFIG, Inputs, Provider
+from .report import baseline, key, kind, title
 from .rows import Row, machine
 
 COLD = 3  # times the last cache that all input sets together fill
@@ -41,6 +42,7 @@ def rows(
     say(f"copy bandwidth {roof:.0f} GB/s")
     for case in cases:
         sets = [inputs(case, device, seed) for seed in range(input_sets(case, device))]
+        ours: dict[str, float] = {}  # microseconds, by kind of row
         for provider in found:
             if budget.spent():
                 say("out of time")
@@ -49,9 +51,20 @@ def rows(
                 continue
             try:
                 error = provider.check(case, sets[0])
-                yield from _timed(provider, case, sets, device, budget, roof, error, say)
+                for row in _timed(provider, case, sets, device, budget, roof, error):
+                    if baseline(row):
+                        ours[kind(row)] = row.p50_us
+                    say(told(row, ours.get(kind(row))))
+                    yield row
             except (AssertionError, RuntimeError, ValueError, torch.cuda.OutOfMemoryError) as problem:
                 say(f"NO ROW  {provider.name}  {case.name} {case.dtype}: {str(problem).splitlines()[0][:150]}")
+
+
+def told(row: Row, ours: float | None) -> str:
+    """A row in a line, and how many times ours it takes, where ours (microseconds) was timed."""
+    times = "" if ours is None else f"  {row.p50_us / ours:7.2f}x ours"
+    what = f"{row.provider:34} {row.mode:7} {title(key(row)):30}"
+    return f"{what} {row.p50_us:10.1f} us  {row.share:6.1%} of the roof{times}"
 
 
 def inputs(case: Case, device: torch.device, seed: int) -> Inputs:
@@ -86,7 +99,6 @@ def _timed(
     budget: Budget,
     roof: float,
     error: float,
-    say: Callable[[str], None],
 ) -> Iterator[Row]:
 
     def run(n: int) -> object:
@@ -101,7 +113,6 @@ def _timed(
             times = timing.call(run, len(sets), device, budget.seconds)
         launches, waits, extra = _cost(lambda: run(0), device)
         share = case.model_bytes / times.p50 / 1e3 / roof
-        say(f"{provider.name:34} {mode:7} {case.name:20} {case.dtype} {times.p50:10.1f} us  {share:6.1%} of the roof")
         yield Row(
             provider.name, mode, case.name, case.dtype, case.drop, case.state, times.p20, times.p50, times.p80,
             times.runs, case.model_bytes, roof, share, launches, waits, extra, error, **machine(device),

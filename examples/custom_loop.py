@@ -1,14 +1,16 @@
 """VideoScan's memory in a loop of your own: no session, only the pruner, the cache and the model's own modules.
 
 Each frame is read as its kept tokens and its carrier; then all but the carrier leaves the KV cache. The answer is that
-of `StreamingSession(memory=Memory("carriers"))`, decoded greedily. For families without DeepStack and without text
-between frames: Qwen2-VL, Qwen2.5-VL, LLaVA-OneVision, LLaVA-NeXT-Video.
+of `StreamingSession(memory=Memory("carriers"))`, decoded greedily, up to that memory's 128 steps: here no carrier ever
+leaves. For families without DeepStack and without text between frames: Qwen2-VL, Qwen2.5-VL, LLaVA-OneVision,
+LLaVA-NeXT-Video.
 
     python3 examples/custom_loop.py                                            # a tiny model, its words mean nothing
     python3 examples/custom_loop.py --model Qwen/Qwen2.5-VL-3B-Instruct --ask "What moves?" clip.mp4
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,20 +68,32 @@ def answer(
     return processor.tokenizer.decode(said, skip_special_tokens=True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run(options: argparse.Namespace) -> str:
+    clip = Video(options.file, FPS) if options.file else SyntheticClip(fps=FPS)
+    frames = np.stack([image for _, image in clip])
+    if len(frames) < 2:
+        raise ValueError(f"{options.file}: one frame at {FPS:g} a second: give a longer video")
+    model, processor = sp.models.load(options.model) if options.model else sp.models.tiny.qwen2_5_vl()
+    if model.config.model_type not in FAMILIES:
+        raise ValueError(f"--model must be of one of {', '.join(FAMILIES)}, got {model.config.model_type}")
+    config = sp.PruneConfig() if options.model else sp.PruneConfig(temporal_threshold=0.8, spatial_threshold=0.8)
+    return answer(model, processor, frames[: len(frames) // 2 * 2], options.ask, config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", help="a video; without it a clip is made on the spot")
     parser.add_argument("--model", help="a checkpoint, path or hub name; without it a tiny model")
     parser.add_argument("--ask", default="What happens in the video?")
-    options = parser.parse_args(argv)
-    model, processor = sp.models.load(options.model) if options.model else sp.models.tiny.qwen2_5_vl()
-    if model.config.model_type not in FAMILIES:
-        parser.error(f"--model must be of one of {', '.join(FAMILIES)}, got {model.config.model_type}")
-    config = sp.PruneConfig() if options.model else sp.PruneConfig(temporal_threshold=0.8, spatial_threshold=0.8)
-    clip = Video(options.file, FPS) if options.file else SyntheticClip(fps=FPS)
-    frames = np.stack([image for _, image in clip])
-    print(answer(model, processor, frames[: len(frames) // 2 * 2], options.ask, config))
+    try:
+        print(run(parser.parse_args(argv)))
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"custom_loop.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,16 +17,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
-import av
 import numpy as np
 
 import streamprune_triton as sp
+from streamprune_triton.cli.options import device_name
 from streamprune_triton.streaming.feed import POLICIES
 
 
 def frames(source: str, kind: str | None, fps: float, realtime: bool) -> Iterator[tuple[float, np.ndarray]]:
     """(seconds, (height, width, 3) uint8) of a video stream, `fps` a second: a late one stands for those missed."""
+    import av
+
     with av.open(source, format=kind) as container:
+        if not container.streams.video:
+            raise ValueError(f"{source}: holds no video stream")
         first, tick, began = None, 0, time.monotonic()
         for frame in container.decode(video=0):
             if frame.time is None:
@@ -64,11 +68,29 @@ def watch(session: sp.StreamingSession, options: argparse.Namespace) -> None:
             if asked is None and seconds >= due:
                 asked = asker.submit(queue.ask, options.ask, max_new_tokens=options.max_new_tokens)
                 due = seconds + options.every
+        if asked is not None:
+            print(f"{report(session, seconds, began)}\n> {asked.result()}", flush=True)
         last = queue.ask(options.ask, max_new_tokens=options.max_new_tokens)
         print(f"{report(session, seconds, began)}\n> {last}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run(options: argparse.Namespace) -> None:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError('it needs PyAV, which is not installed: pip install "streamprune-triton[video]"') from error
+    device = device_name(options.device)
+    model, processor = sp.models.load(options.model) if options.model else sp.models.tiny.qwen2_5_vl()
+    config = sp.PruneConfig() if options.model else sp.PruneConfig(temporal_threshold=0.8, spatial_threshold=0.8)
+    memory = sp.Memory("hybrid", recent_frames=8, positions="compact")
+    session = sp.StreamingSession(model.to(device), processor, config, memory, fps=options.fps)
+    try:
+        watch(session, options)
+    except av.FFmpegError as error:
+        raise ValueError(f"{options.source}: FFmpeg cannot read it ({error.strerror})") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="what PyAV opens: a file, a URL, a device")
     parser.add_argument("--format", help="of a device: v4l2 (Linux), avfoundation (macOS), dshow (Windows)")
@@ -82,16 +104,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--model", help="a checkpoint, path or hub name; without it a tiny model")
     parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(argv)
-    model, processor = sp.models.load(options.model) if options.model else sp.models.tiny.qwen2_5_vl()
-    config = sp.PruneConfig() if options.model else sp.PruneConfig(temporal_threshold=0.8, spatial_threshold=0.8)
-    memory = sp.Memory("hybrid", recent_frames=8, positions="compact")
-    session = sp.StreamingSession(model.to(options.device), processor, config, memory, fps=options.fps)
     try:
-        watch(session, options)
+        run(parser.parse_args(argv))
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"webcam.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

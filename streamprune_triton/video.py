@@ -39,13 +39,15 @@ class Video:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a directory, not a video, no frame that decodes, or fps out of range. One line with the cure.
+        ValueError: a URL, a directory, not a video, no frame that decodes, or fps out of range. One line with the cure.
         ImportError: PyAV is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float = 1.0) -> None:
         self.fps = check_fps(fps)
         self.path = Path(path)
+        if "://" in os.fspath(path) and not self.path.exists():
+            raise ValueError(f"{path}: URLs are not opened: download it and give the file")
         self._container, self._stream = _open(self.path)
         self.skipped = 0
         self.duration = _duration(self._container, self._stream)

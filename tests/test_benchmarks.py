@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,14 @@ import pytest
 import torch
 
 from benchmarks import bench, cases, generated, gpu, model, providers, report, rows, run, tune
+from benchmarks.accuracy import rows as accuracy_rows
+from benchmarks.end_to_end import rows as session_rows
 from streamprune_triton.cli import main
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "benchmarks" / "results"
 CPU = torch.device("cpu")
+NAMES = ("ours (torch)", "evs")
 TORCH_COMPILE_WARNS = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
 ROW = rows.Row(
@@ -121,6 +125,46 @@ def test_rows_survive_a_file(tmp_path):
     rows.write(tmp_path / "new" / "rows.csv", measured)
     assert rows.read(tmp_path / "new" / "rows.csv") == measured
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["rows.csv"]
+
+
+def test_rows_that_cannot_be_written_leave_nothing(tmp_path):
+    (tmp_path / "rows.csv").mkdir()
+    with pytest.raises(OSError, match=r"rows\.csv"):
+        rows.write(tmp_path / "rows.csv", [ROW])
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+@TORCH_COMPILE_WARNS
+def test_a_file_of_rows_is_looked_at_before_anything_is_timed(tmp_path, monkeypatch, capsys):
+    def timed(*_):
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(run, "rows", timed)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for out, problem in (
+        (".", ". is a folder: give a file in it"),
+        ("file/rows.csv", "file/rows.csv cannot be written: give a file in a folder that is there or can be made"),
+    ):
+        assert bench.main(["--cases", "dry", "--out", out]) == 2
+        assert capsys.readouterr() == ("", f"bench: --out: {problem}\n")
+    with pytest.raises(AssertionError, match="timed"):
+        bench.main(["--cases", "dry", "--out", "new/rows.csv"])
+
+
+@pytest.mark.parametrize(
+    ("machine", "module"),
+    [
+        (lambda: rows.machine.__wrapped__(CPU), "bench"),
+        (lambda: session_rows.machine(CPU), "end_to_end"),
+        (accuracy_rows.machine, "accuracy"),
+    ],
+    ids=["bench", "end_to_end", "accuracy"],
+)
+def test_the_command_of_a_row_is_one_for_a_shell(machine, module, monkeypatch):
+    given = ["--only=ours (torch)", "--out", "it's.csv"]
+    monkeypatch.setattr(sys, "argv", ["bench.py", *given])
+    assert shlex.split(machine()["command"]) == ["python3", "-m", f"benchmarks.{module}", *given]
 
 
 def test_rows_of_another_schema_are_refused(tmp_path):
@@ -270,8 +314,55 @@ def test_streamprune_bench_is_the_same_command(monkeypatch, capsys):
     assert main(["bench", "--cases", "dry", "--only", "ours (torch)"]) == 1
     assert seen == [(["--cases=dry", "--only=ours (torch)"], ["bench", "--cases=dry", "--only=ours (torch)"])]
     assert sys.argv is before
+    assert main(["bench", "--case=1x2x3x4:fp16", "--case", "1x1x1x1"]) == 1
+    assert seen[1][0] == ["--case=1x2x3x4:fp16", "--case=1x1x1x1"]
     assert main(["bench", "--seconds", "soon"]) == 2
     assert "must be a number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "case"),
+    [
+        ("2x24x20x896", cases.Case(2, 24, 20, 896, "bf16", 0.92)),
+        ("1x3x4x32:float32", cases.Case(1, 3, 4, 32, "fp32", 0.92)),
+        ("1x3x4x32:fp16:0", cases.Case(1, 3, 4, 32, "fp16", 0.0)),
+        ("1x3x4x32:bfloat16:1", cases.Case(1, 3, 4, 32, "bf16", 1.0)),
+    ],
+)
+def test_a_case_of_ones_own(text, case):
+    assert bench.case(text) == case
+
+
+@pytest.mark.parametrize(
+    "text", ["2x24x24", "2x24x24x896x1", "0x4x4x32", "axbxcxd", "1x1x1x1:fp8", "1x1x1x1:fp32:1.5", "1x1x1x1:fp32:0:0"]
+)
+def test_a_case_that_is_none_is_refused_in_a_line(text, capsys):
+    assert main(["bench", "--case", text]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("streamprune: argument --case: must be TxHxWxD[:DTYPE[:DROP]], as 2x24x24x896:fp32:0.5")
+    assert f"got {text!r}" in err
+    assert err.count("\n") == 1
+
+
+@TORCH_COMPILE_WARNS
+def test_cases_of_ones_own_are_timed_instead_and_compared_with_ours(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(run.timing, "copy_bandwidth", lambda device: 10.0)
+    monkeypatch.setattr(bench, "providers", lambda device: [p for p in providers.providers(device) if p.name in NAMES])
+    out = tmp_path / "rows.csv"
+    given = ["--case", "2x3x4x32:fp32:0.5", "--case", "1x5x4x16:fp32", "--seconds", "0.01", "--out", str(out)]
+    assert bench.main(given) == 0
+    measured = rows.read(out)
+    assert [(row.provider, row.case, row.drop) for row in measured] == [
+        (name, case, drop) for case, drop in (("2x3x4x32", 0.5), ("1x5x4x16", 0.92)) for name in NAMES
+    ]
+    told = [line for line in capsys.readouterr().out.splitlines() if line.endswith("x ours")]
+    assert len(told) == 4
+    for ours, peer, title in ((0, 1, "2x3x4x32 fp32, 50% repeat "), (2, 3, "1x5x4x16 fp32 ")):
+        assert title in told[ours]
+        assert title in told[peer]
+        assert float(told[ours].split()[-2].rstrip("x")) == 1
+        ratio = measured[peer].p50_us / measured[ours].p50_us
+        assert float(told[peer].split()[-2].rstrip("x")) == pytest.approx(ratio, abs=0.01)
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="asks git")

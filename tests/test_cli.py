@@ -7,8 +7,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +31,11 @@ from clips import write_clip
 
 class FakeSession:
     """Block means of the pixels in place of a vision tower; two raw frames make a step, as in Qwen2.5-VL."""
+
+    fps = 1.0
+    _reader = SimpleNamespace(
+        talk=SimpleNamespace(opening=range(10)), adapter=SimpleNamespace(around=lambda step, fps: ([], []))
+    )
 
     def __init__(self, config: sp.PruneConfig) -> None:
         self.pruner = sp.StreamPruner(config, backend="torch")
@@ -102,6 +110,37 @@ def test_video_with_answers_table_and_report(
     assert {each.name for each in out.iterdir()} == {"report.html", "frames.png", "shares.png"}
 
 
+def test_packets_that_do_not_decode_are_told(
+    sessions: list[FakeSession], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_clip(tmp_path / "clip.mp4", list(range(20)), Fraction(1, 2))
+    assert main(["video", str(path)]) == 0
+    assert "broken packets" not in capsys.readouterr().out
+    data = bytearray(path.read_bytes())
+    start, length = data.index(b"mdat"), len(data)
+    data[start + length // 3 : start + length // 2] = bytes([255]) * (start + length // 2 - start - length // 3)
+    path.write_bytes(data)
+    assert main(["video", str(path)]) == 0
+    with Video(path) as video:
+        list(video)
+    assert video.skipped > 0
+    assert re.search(rf"raw frames +\d+\n +broken packets +{video.skipped}\n", capsys.readouterr().out)
+
+
+def test_only_a_report_needs_what_draws_it(
+    sessions: list[FakeSession],
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure", "PIL", "PIL.Image"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["video", str(clip)]) == 0
+    capsys.readouterr()
+    assert "the report needs" in failing(capsys, "video", clip, "--report", tmp_path / "out")
+
+
 def test_odd_number_of_frames_repeats_the_last(
     sessions: list[FakeSession], clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +207,8 @@ def test_bad_files_and_values(clip: Path, tmp_path: Path, capsys: pytest.Capture
     assert "a directory" in failing(capsys, "video", tmp_path)
     assert "give a video file" in failing(capsys, "video", tmp_path / "text.mp4")
     assert "no such file" in failing(capsys, "demo", tmp_path / "none.mp4")
+    url = "https://example.com/clip.mp4"
+    assert failing(capsys, "video", url) == f"streamprune: {url}: URLs are not opened: download it and give the file\n"
     assert "fps must be a number above 0" in failing(capsys, "video", clip, "--fps", 0)
     assert "fps must be a number above 0" in failing(capsys, "demo", "--fps", "nan")
     assert "--fps is for a FILE" in failing(capsys, "demo", "--fps", "3")
@@ -175,14 +216,20 @@ def test_bad_files_and_values(clip: Path, tmp_path: Path, capsys: pytest.Capture
     assert "whole number of at least 1" in failing(capsys, "video", clip, "--max-new-tokens", 0)
     assert "give a directory" in failing(capsys, "video", clip, "--report", clip)
     assert "--device: 'warp' cannot be used here" in failing(capsys, "video", clip, "--device", "warp")
+    assert "'meta' cannot be used here (must be of cpu, cuda, mps" in failing(capsys, "video", clip, "--device", "meta")
     assert "the following arguments are required: FILE" in failing(capsys, "video")
     assert "required: COMMAND" in failing(capsys)
     assert "invalid choice: 'fly'" in failing(capsys, "fly")
 
 
-def watched(path: Path, model: str, memory: sp.Memory, *earlier: Path) -> sp.StreamingSession:
+TINY = sp.PruneConfig(temporal_threshold=0.8, spatial_threshold=0.8)
+EVERYTHING = sp.PruneConfig(temporal_threshold=None, spatial_threshold=None)
+
+
+def watched(
+    path: Path, model: str, memory: sp.Memory, *earlier: Path, config: sp.PruneConfig = TINY
+) -> sp.StreamingSession:
     """A session told directly what the command line is told, two frames a second."""
-    config = sp.PruneConfig(temporal_threshold=0.8, spatial_threshold=0.8)
     session = sp.StreamingSession(*getattr(sp.models.tiny, model)(), config, memory, fps=2.0)
     for each in (*earlier, path):
         for _, frame in Video(each, 2.0):
@@ -197,6 +244,8 @@ def watched(path: Path, model: str, memory: sp.Memory, *earlier: Path) -> sp.Str
         (["--memory", "carriers", "--max-carriers", "3"], sp.Memory("carriers", max_carriers=3), "qwen2_5_vl"),
         (["--memory=hybrid", "--max-carriers=3", "--recent-frames=2"], sp.Memory("hybrid", 3, 2), "llava_onevision"),
         (["--memory", "hybrid", "--max-tokens", "5"], sp.Memory("hybrid", max_tokens=5), "qwen2_vl"),
+        (["--memory", "hybrid", "--recent-frames", "0"], sp.Memory("hybrid", recent_frames=0), "qwen3_vl"),
+        (["--memory", "carriers"], sp.Memory("carriers"), "internvl"),
     ],
 )
 def test_memory(argv: list[str], memory: sp.Memory, model: str, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,7 +256,8 @@ def test_memory(argv: list[str], memory: sp.Memory, model: str, clip: Path, caps
     table = dict(line.strip().split("  ", 1) for line in text.splitlines() if line.startswith("  "))
     size, held = summary.readable_bytes(session.stats.kv_bytes), session.stats.kv_tokens
     assert table["KV cache"].strip() == f"{size}  ({held:,} tokens)"
-    assert table["KV cache unpruned"].strip().endswith(f"  ({session.stats.tokens_in} visual tokens)")
+    unpruned = watched(clip, model, sp.Memory(), config=EVERYTHING).stats
+    assert table["KV cache unpruned"].strip().endswith(f"  ({unpruned.kv_tokens} tokens)")
     assert table.get("carriers held", "0").strip() == str(session.stats.carriers)
     assert ("carriers held" in table) == memory.carriers
     assert f"> what?\n{printable(session.ask('what?', max_new_tokens=5))}\n" in text
@@ -231,7 +281,7 @@ def test_a_saved_session_goes_on(count: int, tmp_path: Path, capsys: pytest.Capt
     assert loaded.stats.frames_in == session.stats.frames_in == count + 5
     assert loaded.ask("what?", max_new_tokens=8) == session.ask("what?", max_new_tokens=8)
     wrong = failing(capsys, "video", second, "--resume", tmp_path / "1")
-    assert "path must hold a session of memory = " in wrong
+    assert "--resume: must hold a session of memory = " in wrong
 
 
 def test_bad_memory_and_model(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,10 +298,18 @@ def test_bad_memory_and_model(clip: Path, tmp_path: Path, capsys: pytest.Capture
         (["--model", "tiny:NAMES"], "--model: no tiny model 'NAMES'; there are "),
         (["--save", tmp_path], "cannot be written: give a file in a folder that is there"),
         (["--save", tmp_path / "none" / "file"], "cannot be written: give a file in a folder that is there"),
-        (["--resume", tmp_path / "none"], "No such file or directory"),
-        (["--resume", tmp_path / "text"], "path must be a session's file"),
+        (["--resume", tmp_path / "none", "--model", tmp_path / "none"], "/none: no such file: check the path"),
+        (["--resume", tmp_path / "text"], "--resume: must be a session's file"),
+        (["--ask", "fine?", "--ask", "<|video_pad|>"], "question and system must not name a video themselves"),
     ]:
         assert message in failing(capsys, "video", clip, *argv)
+
+
+def test_a_bad_question_is_refused_before_any_frame(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sp.StreamingSession, "append", None)
+    assert "must not name a video" in failing(capsys, "video", clip, "--ask", "<|video_pad|>")
 
 
 def test_missing_model(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,11 +336,72 @@ def test_interrupt(
     assert capsys.readouterr().err == "streamprune: interrupted\n"
 
 
-def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+def raising(error: BaseException) -> Callable[..., None]:
+    def raises(*_: object) -> None:
+        raise error
+
+    return raises
+
+
+def test_ctrl_c_in_an_import_that_was_put_off(
+    sessions: list[FakeSession], clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ImportError("Failed to import transformers.models")
+    error.__cause__ = RuntimeError("lazy")
+    error.__cause__.__context__ = KeyboardInterrupt()
+    monkeypatch.setattr(FakeSession, "append", raising(error))
+    assert main(["video", str(clip)]) == 130
+    assert capsys.readouterr().err == "streamprune: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ModuleNotFoundError("No module named 'a.b'", name="a.b"), "No module named 'a.b': pip install a"),
+        (ImportError("it needs a: pip install a"), "it needs a: pip install a"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "CUDA out of memory.: try a smaller --model, "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "can't allocate memory: try a smaller --model, "),
+    ],
+)
+def test_what_is_missing_is_told_with_a_cure(
+    error: Exception,
+    told: str,
+    sessions: list[FakeSession],
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(FakeSession, "append", raising(error))
+    assert told in failing(capsys, "video", clip)
+
+
+def test_a_fault_of_ours_keeps_its_traceback(
+    sessions: list[FakeSession], clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeSession, "append", raising(RuntimeError("a fault")))
+    with pytest.raises(RuntimeError, match="a fault"):
+        main(["video", str(clip)])
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == (f"streamprune {sp.__version__}\n", "")
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def version(package: str) -> str:
+        if package in ("torchvision", "peft"):
+            raise PackageNotFoundError(package)
+        return f"{package} 1.2"
+
+    monkeypatch.setattr(doctor, "version", version)
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    for word in ("python", torch.__version__, "transformers", "used", "TRITON_INTERPRET", "self-check"):
+    for word in ("python", torch.__version__, "transformers 1.2", "used", "TRITON_INTERPRET", "self-check"):
         assert word in out
+    for word in ("matplotlib 1.2", "pillow 1.2", "accelerate 1.2", "not installed: no training\n"):
+        assert word in out
+    assert re.search(r" torchvision +not installed: .*sp\.pruned", out)
 
 
 def test_doctor_notices_a_wrong_backend(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,6 +486,7 @@ def test_demo_says_what_is_true(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(work, "run", lambda job: seen.append(job) or 0)
     assert main(["demo", "--report", str(tmp_path)]) == 0
     clip = ShapesClip(demo.SEED, demo.STEPS)
+    assert seen[0].device == "cpu"
     during = seen[0].during
     assert len(during) == 5
     for frames, asked in during.items():

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -83,6 +85,49 @@ def test_the_custom_loop_answers_as_a_session(family: str, seed: int, capsys: py
         assert rows - session.stats.kv_tokens - asked in (said, said - 1)  # what ends an answer is never read
 
 
+def failing(name: str, capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """The one line on stderr of an example that exits with 2."""
+    assert example(name).main([str(each) for each in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"{name}.py: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    av = pytest.importorskip("av", reason="needs PyAV")
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["custom_loop", "webcam"])
+def test_a_file_that_is_no_video_is_refused_in_a_line(
+    name: str, sound: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (sound.parent / "text.mp4").write_text("not a video\n" * 50)
+    assert re.search("none.mp4: (no such file|FFmpeg cannot read it)", failing(name, capsys, sound.parent / "none.mp4"))
+    assert "text.mp4: FFmpeg cannot read it (Invalid data" in failing(name, capsys, sound.parent / "text.mp4")
+    assert "sound.wav: holds no video stream" in failing(name, capsys, sound)
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert 'needs PyAV, which is not installed: pip install "streamprune-triton[video]"' in failing(name, capsys, sound)
+
+
+def test_the_custom_loop_refuses_a_single_frame(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    video = example("custom_loop").Video
+    monkeypatch.setattr(video, "__iter__", lambda self: iter([(0.0, film(1)[0])]))
+    assert "clip.mp4: one frame at 2 a second: give a longer video" in failing("custom_loop", capsys, clip)
+
+
 def test_the_custom_loop_from_the_command_line(clip: Path):
     done = run(CHECKOUT / "examples" / "custom_loop.py", clip, "--ask", "Why?")
     assert (done.returncode, done.stderr) == (0, "")
@@ -98,9 +143,8 @@ def test_the_custom_loop_without_a_clip(capsys: pytest.CaptureFixture[str]):
 
 def test_the_custom_loop_refuses_other_families(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sp.models, "load", lambda name: tiny.qwen3_vl())
-    with pytest.raises(SystemExit):
-        example("custom_loop").main(["--model", "checkpoint"])
-    assert "--model must be of one of qwen2_vl, qwen2_5_vl" in capsys.readouterr().err
+    told = failing("custom_loop", capsys, "--model", "checkpoint")
+    assert "--model must be of one of qwen2_vl, qwen2_5_vl" in told
 
 
 @pytest.mark.parametrize("policy", ["block", "drop_oldest", "coalesce"])
@@ -130,4 +174,25 @@ def test_the_webcam_from_the_command_line(clip: Path):
     done = run(CHECKOUT / "examples" / "webcam.py", clip, "--fps", "5", "--every", "2", "--max-new-tokens", "4")
     assert (done.returncode, done.stderr) == (0, "")
     assert READ.search(done.stdout)
-    assert run(CHECKOUT / "examples" / "webcam.py", clip.with_name("none.mp4")).returncode != 0
+    assert run(CHECKOUT / "examples" / "webcam.py", clip.with_name("none.mp4")).returncode == 2
+
+
+def test_the_webcam_waits_for_an_answer_that_is_under_way(clip: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    asked: list[str] = []
+    ended = threading.Event()
+    webcam = example("webcam")
+
+    def ask(queue: sp.FrameQueue, question: str, **_: object) -> str:
+        asked.append(question)
+        if len(asked) == 1:
+            assert ended.wait(60)
+        return f"answer {len(asked)}"
+
+    def frames(*_: object) -> Iterator[tuple[float, np.ndarray]]:
+        yield from ((float(n), image) for n, image in enumerate(film(4)))
+        ended.set()
+
+    monkeypatch.setattr(sp.FrameQueue, "ask", ask)
+    monkeypatch.setattr(webcam, "frames", frames)
+    assert webcam.main([str(clip), "--every", "2"]) == 0
+    assert re.findall(r"> (.+)\n", capsys.readouterr().out) == ["answer 1", "answer 2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def machine() -> dict[str, str]:
     """The columns that are the same for a whole run."""
     import transformers
 
-    command = " ".join(["python3", "-m", "benchmarks.accuracy", *sys.argv[1:]])
+    command = shlex.join(["python3", "-m", "benchmarks.accuracy", *sys.argv[1:]])
     told = table.machine(torch.device("cpu")) | {"transformers": transformers.__version__, "command": command}
     return {name: told[name] for name in NAMES}
 

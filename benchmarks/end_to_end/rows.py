@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def machine(device: torch.device) -> dict[str, str]:
     """The columns that are the same for a whole run."""
     import transformers
 
-    command = " ".join(["python3", "-m", "benchmarks.end_to_end", *sys.argv[1:]])
+    command = shlex.join(["python3", "-m", "benchmarks.end_to_end", *sys.argv[1:]])
     told = table.machine(device) | {"transformers": transformers.__version__, "command": command}
     return {name: told[name] for name in NAMES}
 

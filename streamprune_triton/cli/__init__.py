@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from .. import __version__
 from . import bench, demo, doctor, video
 
 
@@ -29,22 +30,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     except KeyboardInterrupt:
-        print("streamprune: interrupted", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing is flushed into it at exit
         return 141
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"streamprune: {_one_line(error)}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        if _by_interrupt(error):
+            return _interrupted()
+        if isinstance(error, RuntimeError) and not _out_of_memory(error):
+            raise
+        print(f"streamprune: {_one_line(error)}{_cure(error)}", file=sys.stderr)
         return 2
 
 
 def _parser() -> Parser:
     parser = Parser(prog="streamprune", description="Streaming token pruning for video language models.")
+    parser.add_argument("--version", action="version", version=f"streamprune {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (demo, video, bench, doctor):
         command.add(commands)
     return parser
+
+
+def _interrupted() -> int:
+    print("streamprune: interrupted", file=sys.stderr)
+    return 130
+
+
+def _by_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: imports that transformers puts off report that as an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def _cure(error: BaseException) -> str:
+    """What to do about it, for errors that do not say so themselves."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f": pip install {error.name.partition('.')[0]}"
+    if _out_of_memory(error):
+        return ": try a smaller --model, another --device, or --memory carriers"
+    return ""
 
 
 def _one_line(error: BaseException) -> str:

@@ -40,7 +40,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("file", metavar="FILE", nargs="?", help="a video instead of the made-up clip")
     parser.add_argument("--report", metavar="DIR", default=REPORT, help=f"where the report goes ({REPORT})")
-    options.add_common(parser)
+    options.add_common(parser, fps="default: 1 of a FILE; the made-up clip has 2", device="default: cpu")
     parser.set_defaults(run=run)
 
 

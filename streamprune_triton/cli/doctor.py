@@ -7,7 +7,17 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("streamprune-triton", "torch", "triton", "transformers", "torchvision", "av", "numpy", "safetensors")
+PACKAGES = ("streamprune-triton", "torch", "triton", "transformers", "numpy", "safetensors")
+MISSING = "not installed"
+# What is missing without a package
+EXTRAS = {
+    "torchvision": "no processor makes what generate takes, as with sp.pruned; sessions run",
+    "av": "no video files",
+    "matplotlib": "no reports",
+    "pillow": "no reports, and without torchvision no frames for a model",
+    "peft": "no training",
+    "accelerate": "no training",
+}
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -27,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
     _line("python", platform.python_version())
     for package in PACKAGES:  # torch says its build (+cpu, +cu130), which its metadata may leave out
         _line(package, torch.__version__ if package == "torch" else _version(package))
+    for package, cost in EXTRAS.items():
+        found = _version(package)
+        _line(package, f"{found}: {cost}" if found == MISSING else found)
     print("devices")
     for name in _devices():
         _line(*name)
@@ -55,7 +68,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return MISSING
 
 
 def _devices() -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +14,21 @@ if TYPE_CHECKING:
     from ..config import PruneConfig
     from ..streaming.memory import Memory
 
-# Fields of Memory that are options, the modes in which they mean something, and what they are
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+# Fields of Memory that are options, the modes in which they mean something, their least values, and what they are
 BOUNDS = {
-    "max_carriers": (("carriers", "hybrid"), "at most so many frames stay as carriers"),
-    "recent_frames": (("hybrid",), "so many newest frames keep their tokens"),
-    "max_tokens": (("tokens", "hybrid"), "at most so many visual tokens stay"),
+    "max_carriers": (("carriers", "hybrid"), 1, "at most so many frames stay as carriers"),
+    "recent_frames": (("hybrid",), 0, "so many newest frames keep their tokens"),
+    "max_tokens": (("tokens", "hybrid"), 1, "at most so many visual tokens stay"),
 }
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """The options that `video` and `demo` share."""
-    parser.add_argument("--fps", type=number, default=None, help="frames a second to look at (default: 1)")
+def add_common(parser: argparse.ArgumentParser, fps: str, device: str) -> None:
+    """The options that `video` and `demo` share; `fps` and `device` say their defaults."""
+    parser.add_argument("--fps", type=number, default=None, help=f"frames a second to look at ({fps})")
     parser.add_argument("--ask", action="append", metavar="QUESTION", help="asked at the end; may be repeated")
     parser.add_argument("--config", metavar="KEY=VALUE,...", help="fields of PruneConfig, or a JSON file with them")
-    parser.add_argument("--device", help="where the model runs: cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--device", help=f"where the model runs: cpu, cuda, cuda:1 ({device})")
     parser.add_argument("--max-new-tokens", type=count, default=64, help="of an answer (64)")
 
 
@@ -35,10 +37,10 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     from ..streaming.memory import MODES, Memory
 
     parser.add_argument("--memory", choices=MODES, default=Memory.mode, help=f"what stays of a frame ({Memory.mode})")
-    for name, (modes, text) in BOUNDS.items():
+    for name, (modes, least, text) in BOUNDS.items():
         default = getattr(Memory, name)
         text += f", of {' and '.join(modes)} ({'no bound' if default is None else default})"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=count, metavar="N", help=text)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=partial(count, least=least), metavar="N", help=text)
 
 
 def memory(args: argparse.Namespace) -> Memory:
@@ -47,7 +49,7 @@ def memory(args: argparse.Namespace) -> Memory:
 
     given = {name: getattr(args, name) for name in BOUNDS if getattr(args, name) is not None}
     for name in given:
-        modes, _ = BOUNDS[name]
+        modes, *_ = BOUNDS[name]
         if args.memory not in modes:
             raise ValueError(f"--{name.replace('_', '-')} is of --memory {' and '.join(modes)}, got {args.memory}")
     return Memory(args.memory, **given)
@@ -59,6 +61,12 @@ def check_folder(option: str, path: str | None) -> None:
         raise ValueError(f"{option}: {path} cannot be written: give a file in a folder that is there")
 
 
+def check_file(option: str, path: str | None) -> None:
+    """Raises FileNotFoundError where there is no such file to read."""
+    if path is not None and not Path(path).is_file():
+        raise FileNotFoundError(f"{option}: {path}: no such file: check the path")
+
+
 def number(text: str) -> float:
     """For argparse: a float."""
     try:
@@ -67,10 +75,10 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
-def count(text: str) -> int:
-    """For argparse: a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+def count(text: str, least: int = 1) -> int:
+    """For argparse: a whole number of at least `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
     return int(text)
 
 
@@ -132,7 +140,10 @@ def device_name(text: str | None) -> str:
     if text is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=torch.device(text))
+        device = torch.device(text)
+        if device.type not in DEVICES:
+            raise ValueError(f"must be of {', '.join(DEVICES)}")
+        torch.empty(0, device=device)
     except Exception as error:  # torch raises whatever the device's own library does
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device: {text!r} cannot be used here ({reason}): give cpu, or leave it out") from error

@@ -12,8 +12,19 @@ if TYPE_CHECKING:
 STAGES = ("preprocess", "vision", "prune", "prefill")
 
 
-def rows(stats: Stats, frames: int, decoding: float | None, memory: Memory) -> list[tuple[str, str]]:
-    """(name, value) of `stats` after `frames` raw frames, which took so many seconds to decode where that is known."""
+def rows(
+    stats: Stats, frames: int, broken: int, decoding: float | None, memory: Memory, text: int
+) -> list[tuple[str, str]]:
+    """What is told of a session, as (name, value).
+
+    Args:
+        stats: of the session.
+        frames: raw frames.
+        broken: packets of the video that did not decode.
+        decoding: seconds spent on decoding, where that is known.
+        memory: of the session.
+        text: rows of text that the cache would hold if nothing ever left it.
+    """
     tokens, kept, by_time, by_space = (
         stats.tokens_in,
         stats.tokens_kept,
@@ -28,6 +39,8 @@ def rows(stats: Stats, frames: int, decoding: float | None, memory: Memory) -> l
         ("dropped by time", f"{by_time:,}  ({_share(by_time, tokens)})"),
         ("dropped by space", f"{by_space:,}  ({_share(by_space, tokens)})"),
     ]
+    if broken:
+        table.insert(1, ("broken packets", f"{broken:,}"))
     if stats.nonfinite:
         table.append(("dropped, not finite", f"{stats.nonfinite:,}"))
     if decoding is not None:
@@ -41,11 +54,8 @@ def rows(stats: Stats, frames: int, decoding: float | None, memory: Memory) -> l
         table.append(("carriers held", f"{stats.carriers:,}"))
     table.append(("KV cache", f"{readable_bytes(stats.kv_bytes)}  ({stats.kv_tokens:,} tokens)"))
     if stats.kv_tokens:
-        everything = memory.mode == "tokens" and memory.max_tokens is None
-        unpruned = tokens + (stats.kv_tokens - kept if everything else 0)
-        size = stats.kv_bytes * unpruned / stats.kv_tokens
-        what = "tokens" if everything else "visual tokens"
-        table.append(("KV cache unpruned", f"{readable_bytes(size)}  ({unpruned:,} {what})"))
+        size = stats.kv_bytes * (tokens + text) / stats.kv_tokens
+        table.append(("KV cache unpruned", f"{readable_bytes(size)}  ({tokens + text:,} tokens)"))
     return table
 
 

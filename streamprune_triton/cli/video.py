@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--save", metavar="FILE", help="write the session there, to resume another time")
     parser.add_argument("--resume", metavar="FILE", help="go on from a session saved with the same options")
     options.add_memory(parser)
-    options.add_common(parser)
+    options.add_common(parser, fps="default: 1", device="default: a GPU where there is one")
     parser.set_defaults(run=run)
 
 
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     config, memory = work.configured(args.config, args.model), options.memory(args)
     work.check_model(args.model)
     options.check_folder("--save", args.save)
+    options.check_file("--resume", args.resume)
     fps = 1.0 if args.fps is None else args.fps
     with Video(args.file, fps) as source:
         job = work.Job(

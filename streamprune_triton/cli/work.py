@@ -88,19 +88,21 @@ def check_model(model: str | None) -> None:
 
 def run(job: Job) -> int:
     """Does the job; returns the exit code. Raises ValueError, TypeError, OSError or ImportError for bad input."""
-    from ..report import Collector, make_directory, write
-    from ..report import require as require_report
+    from ..report import Collector, make_directory, require, write
 
-    require_report()
+    collector = None
     if job.report is not None:
+        require()
         make_directory(job.report)
+        collector = Collector(job.config)
     session = open_session(job)
-    collector = Collector(job.config)
     earlier = session.stats.frames_in
     frames, decoding, answers = watch(job, session, collector)
     answers += [(q, printable(session.ask(q, max_new_tokens=job.max_new_tokens))) for q in job.questions]
 
-    table = summary.rows(session.stats, earlier + frames, None if earlier else decoding, job.memory)
+    broken = getattr(job.source, "skipped", 0)
+    spent = None if earlier else decoding
+    table = summary.rows(session.stats, earlier + frames, broken, spent, job.memory, text_rows(session))
     thresholds = job.config.temporal_threshold, job.config.spatial_threshold
     notes = job.notes if tiny_name(job.model) is None else [*job.notes, TINY_NOTE.format(*thresholds)]
     print(f"{job.title}\n{summary.text(table)}")
@@ -108,21 +110,39 @@ def run(job: Job) -> int:
         print(f"\n> {question}\n{answer}")
     for note in notes:
         print(f"\n{note}")
-    if job.report is not None:
+    if job.report is not None and collector is not None:
         path = write(job.report, collector, title=job.title, rows=table, answers=answers, notes=notes)
         print(f"\nreport: {path}")
     return 0
 
 
 def open_session(job: Job) -> StreamingSession:
-    """A streaming session on the model of the job, where it was saved if the job resumes."""
+    """A streaming session on the model of the job, where it was saved if the job resumes.
+
+    Raises ValueError for a question that could not be asked, and for a file that does not fit.
+    """
+    from .. import models
+    from ..streaming.conversation import Conversation
     from ..streaming.session import StreamingSession
 
     model, processor = loaded(job)
     session = StreamingSession(model, processor, job.config, job.memory, fps=job.fps)
+    talk = Conversation(models.adapter(model)(model, processor), None)
+    for question in job.questions:
+        talk.question((), question, video=True)
     if job.resume is not None:
-        session.load(job.resume)
+        try:
+            session.load(job.resume)
+        except ValueError as error:
+            raise ValueError(f"--resume: {str(error).removeprefix('path ')}") from error
     return session
+
+
+def text_rows(session: StreamingSession) -> int:
+    """Rows of text that the cache would hold by now if nothing ever left it."""
+    reader = session._reader
+    steps = (reader.adapter.around(n, session.fps) for n in range(session.stats.steps))
+    return len(reader.talk.opening) + sum(len(ids) for around in steps for ids in around)
 
 
 def loaded(job: Job) -> tuple[Any, Any]:
@@ -144,7 +164,7 @@ def printable(answer: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in answer).strip()
 
 
-def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[int, float, list[tuple[str, str]]]:
+def watch(job: Job, session: StreamingSession, collector: Collector | None) -> tuple[int, float, list[tuple[str, str]]]:
     """Appends every frame; returns how many there were, the seconds spent on decoding them, and answers on the way.
 
     The last one is repeated where the model's step lacks a frame, as its processor would; what is saved is without.
@@ -156,7 +176,7 @@ def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[in
         for seconds, frame in job.source:
             decoding += time.perf_counter() - since
             result = session.append(frame[None])
-            if result is not None:
+            if result is not None and collector is not None:
                 collector.add(seconds, frame, result)
             frames += 1
             stats = session.stats
@@ -168,7 +188,7 @@ def watch(job: Job, session: StreamingSession, collector: Collector) -> tuple[in
             session.save(job.save)
         if frame is not None and result is None:
             result = session.append(frame[None])
-            if result is not None:
+            if result is not None and collector is not None:
                 collector.add(seconds, frame, result)
     return frames, decoding, answers
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 # Qwen2VLVideoProcessor's own limits, for a checkpoint that names none: pixels of a resized frame.
 VIDEO_PIXELS = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
+CURE = (
+    "is of transformers' own processors, which need torchvision: pip install torchvision, from the index that torch "
+    "came from, and load the model again; a StreamingSession runs without"
+)
 PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "resample", "rescale_factor")
 PICTURES = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor"),
@@ -56,9 +60,16 @@ class FrameProcessor:
         settings, _ = BaseVideoProcessor.get_video_processor_dict(name_or_path)
         return cls(tokenizer, images(settings), _chat_template(name_or_path, tokenizer))
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
-        """As the tokenizer's method, by the processor's template."""
-        return str(self.tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **kwargs))
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ImportError: what `generate` takes is made by transformers' processors alone."""
+        raise ImportError(f"processor(...) {CURE}")
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], *, tokenize: bool = False, **kwargs: Any) -> str:
+        """As the tokenizer's method, by the processor's template. Raises ImportError for tokenize=True."""
+        if tokenize:
+            raise ImportError(f"processor.apply_chat_template(tokenize=True) {CURE}")
+        told = self.tokenizer.apply_chat_template(messages, chat_template=self.chat_template, tokenize=False, **kwargs)
+        return str(told)
 
     def pictures(self, frames: np.ndarray) -> torch.Tensor:
         """(N, 3, h, w) float32 of frames (N, height, width, 3) uint8: resized and normalised one by one."""
@@ -81,7 +92,7 @@ class FrameProcessor:
         if size != (h * images.patch_size, w * images.patch_size):
             return self._resized(frames)
         grid = torch.tensor([[len(frames) // images.temporal_patch_size, h, w]])
-        return cut(torch.from_numpy(frames).to(device), images), grid
+        return cut(torch.from_numpy(np.require(frames, requirements="W")).to(device), images), grid
 
     def _resized(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As `patches`. The image processor repeats an image over the slots of a temporal patch; slot k of a pair (or

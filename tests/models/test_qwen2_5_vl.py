@@ -72,6 +72,21 @@ def test_frame_processor_interleaves_the_frames_of_a_step():
     torch.testing.assert_close(patches, expected.float(), atol=1e-2, rtol=0)
 
 
+def test_frame_processor_makes_no_inputs_and_says_what_does():
+    processor = FrameProcessor(qwen2.tokenizer(), None, qwen2.TEMPLATE)
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What moves?"}]}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert text == processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text.endswith("What moves?<|im_end|>\n<|im_start|>assistant\n")
+    for call in (
+        lambda: processor(text=[text], videos=[np.zeros((2, 28, 28, 3), np.uint8)], return_tensors="pt"),
+        lambda: processor.apply_chat_template(messages, tokenize=True, return_dict=True),
+    ):
+        with pytest.raises(ImportError, match="need torchvision: pip install torchvision") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
 def test_the_tiny_model_at_the_papers_operating_point(family: Qwen25VL):
     """What is still goes, what moves stays."""
     x = family.features(family.pixels(unmodified.film(16, (168, 224)))).x
