@@ -29,7 +29,7 @@ def semantic_mask(frames: torch.Tensor, carriers: torch.Tensor, *, recent_frames
         transformers' models take it for `attention_mask`; or the same as a BlockMask, on the device of `frames`.
 
     Raises:
-        ValueError, TypeError: naming the argument.
+        ValueError, TypeError: naming the argument; for numbers that fall or are too low only on the CPU, in eager mode.
     """
     frames, carriers = _checked(frames, carriers, recent_frames)
     time = _time(frames)
@@ -83,4 +83,18 @@ def _checked(frames: object, carriers: object, recent_frames: object) -> tuple[t
         )
     if isinstance(recent_frames, bool) or not isinstance(recent_frames, int) or recent_frames < 0:
         raise ValueError(f"recent_frames must be an integer of at least 0, got {recent_frames!r}")
-    return frames.reshape(-1, frames.shape[-1]), carriers.reshape(-1, frames.shape[-1])
+    if frames.ndim == 1:
+        frames, carriers = frames[None], carriers[None]
+    if frames.is_cpu and frames.numel() and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
+        _check_order(frames)
+    return frames, carriers
+
+
+def _check_order(frames: torch.Tensor) -> None:
+    if int(frames.min()) < TEXT:
+        raise ValueError(f"frames must be at least 0, or {TEXT} for text, got {int(frames.min())}")
+    fell = ((frames != TEXT) & (frames < frames.cummax(1).values)).nonzero()
+    if len(fell):
+        row, column = fell[0].tolist()
+        latest = int(frames[row, :column].max())
+        raise ValueError(f"frames must never fall, got {int(frames[row, column])} behind {latest} in sequence {row}")

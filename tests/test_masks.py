@@ -49,6 +49,20 @@ def test_sequences_of_a_batch_are_their_own():
     assert torch.equal(both[1, 0], sentence(other, carried, 0))
 
 
+@pytest.mark.parametrize(("shape", "batch"), [((0,), 1), ((2, 0), 2)])
+def test_no_tokens(shape: tuple[int, ...], batch: int):
+    mask = semantic_mask(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool))
+    assert mask.shape == (batch, 1, 0, 0)
+
+
+def test_it_compiles_whole():
+    """The look at the numbers is not part of the graph."""
+    torch._dynamo.reset()
+    whole = torch.compile(semantic_mask, backend="eager", fullgraph=True)
+    frames, carriers = torch.tensor(FRAMES), torch.tensor(CARRIERS).bool()
+    assert torch.equal(whole(frames, carriers), semantic_mask(frames, carriers))
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # slower, the same numbers
 @pytest.mark.parametrize("recent", [0, 2])
 def test_the_block_mask_is_the_dense_one(recent: int):
@@ -77,6 +91,10 @@ def test_the_block_mask_is_the_dense_one(recent: int):
         ([0, 1], torch.zeros(2).bool(), 0, TypeError, "frames"),
         (torch.zeros(2), torch.zeros(2).bool(), 0, TypeError, "frames"),
         (torch.zeros(1, 1, 2, dtype=torch.int64), torch.zeros(1, 1, 2).bool(), 0, ValueError, "frames"),
+        (torch.tensor([0, -2]), torch.zeros(2).bool(), 0, ValueError, "frames must be at least 0, or -1"),
+        (torch.tensor([0, 1, 0]), torch.zeros(3).bool(), 0, ValueError, "frames must never fall, got 0 behind 1"),
+        (torch.tensor([[0, 1], [3, 2]]), torch.zeros(2, 2).bool(), 0, ValueError, "got 2 behind 3 in sequence 1"),
+        (torch.tensor([4, -1, 3]), torch.zeros(3).bool(), 0, ValueError, "got 3 behind 4"),
         (torch.zeros(2, dtype=torch.int64), torch.zeros(2), 0, TypeError, "carriers"),
         (torch.zeros(2, dtype=torch.int64), torch.zeros(3).bool(), 0, ValueError, "carriers"),
         (torch.zeros(2, dtype=torch.int64), torch.zeros(2).bool(), -1, ValueError, "recent_frames"),

@@ -58,7 +58,10 @@ class Columns:
         return x[torch.arange(len(x), device=x.device)[:, None], self.source.to(x.device)]
 
     def restore_layers(self, layers: Any) -> Any:
-        """The same for a tuple of hidden states. Attention maps, which have four axes, stay those of K columns."""
+        """The same for a tuple of hidden states. Attention maps, which have four axes, stay those of K columns.
+
+        None stands for a layer that was not asked for.
+        """
         if not isinstance(layers, tuple):
             return layers
-        return tuple(self.restore(x) if x.shape[:-1] == self.index.shape else x for x in layers)
+        return tuple(self.restore(x) if x is not None and x.shape[:-1] == self.index.shape else x for x in layers)

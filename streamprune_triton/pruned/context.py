@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from .hooks import Hooks, Report
 
 DEFAULT = PruneConfig()
 _active: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+_entering = threading.Lock()
 
 
 @contextmanager
@@ -30,7 +32,7 @@ def pruned(model: Any, config: PruneConfig = DEFAULT) -> Iterator[Report]:
 
     A cache that comes out can be handed to generate() or forward() again with more text, inside of `pruned` only.
     Gradients flow through the tokens that stay; the selection is not differentiated. All threads see the model
-    pruned. A compiled model would not be: torch.compile leaves out hooks that come later.
+    pruned. A compiled model would not be, as torch.compile leaves out hooks that come later; compiled layers may be.
 
     Args:
         model: of a family that `models.adapter` knows, with its head (...ForConditionalGeneration).
@@ -42,39 +44,44 @@ def pruned(model: Any, config: PruneConfig = DEFAULT) -> Iterator[Report]:
     Raises:
         ValueError, TypeError: for an unsupported or compiled model, one that is pruned already, or a bad config;
             inside, from the model, for what cannot be pruned: static caches, masks other than (B, L), packed prompts,
-            video features without input_ids, assisted decoding, another image or video behind a cached pruned prompt.
+            video features without input_ids, assisted decoding, prefill in chunks, another image or video behind a
+            cached pruned prompt.
     """
     validate.check_config(config, [])
     family = models.adapter(model)
-    _check_model(model)
-    adapter = family.without_processor(model)
-    multimodal, decoder = model.model, adapter.language_model
-    towers = [each for each in multimodal.children() if each is not decoder]
-    hooks = Hooks(adapter, config, Report())
-    handles = [
-        model.register_forward_pre_hook(hooks.before_head, with_kwargs=True),
-        model.register_forward_hook(hooks.after_head),
-        multimodal.register_forward_pre_hook(hooks.before_model, with_kwargs=True),
-        multimodal.register_forward_hook(hooks.after_model, always_call=True),
-        decoder.register_forward_pre_hook(hooks.before_decoder, with_kwargs=True),
-        decoder.register_forward_hook(hooks.after_decoder),
-        *(tower.register_forward_hook(remember, with_kwargs=True) for tower in towers),
-    ]
-    _active.add(multimodal)
-    deltas = {name: value for name, value in vars(multimodal).items() if name == "rope_deltas"}
-    try:
-        yield hooks.report
-    finally:
-        _active.discard(multimodal)
-        for handle in handles:
-            handle.remove()
-        vars(multimodal).update(deltas)  # of the last prompt's positions, which generate() leaves behind
-
-
-def _check_model(model: Any) -> None:
     if not isinstance(getattr(model, "model", None), torch.nn.Module):
         raise ValueError(f"model must have a head (...ForConditionalGeneration), got {type(model).__name__}")
-    if hasattr(model, "_orig_mod") or any(each._compiled_call_impl is not None for each in model.modules()):
-        raise ValueError("model must not be compiled")
-    if model.model in _active:
-        raise ValueError("model must not be pruned already: leave the other context first")
+    adapter, multimodal = family.without_processor(model), model.model
+    decoder = adapter.language_model
+    towers = [each for each in multimodal.children() if each is not decoder]
+    _check_compiled([model, multimodal], [decoder, *towers])
+    hooks = Hooks(adapter, config, Report())
+    deltas = {name: value for name, value in vars(multimodal).items() if name == "rope_deltas"}
+    with ExitStack() as stack:
+        undo = stack.callback
+        _enter(multimodal, stack)
+        undo(vars(multimodal).update, deltas)  # of the last prompt's positions, which generate() leaves behind
+        undo(model.register_forward_pre_hook(hooks.before_head, with_kwargs=True).remove)
+        undo(model.register_forward_hook(hooks.after_head, always_call=True).remove)
+        undo(multimodal.register_forward_pre_hook(hooks.before_model, with_kwargs=True).remove)
+        undo(multimodal.register_forward_hook(hooks.after_model, always_call=True).remove)
+        undo(decoder.register_forward_pre_hook(hooks.before_decoder, with_kwargs=True).remove)
+        undo(decoder.register_forward_hook(hooks.after_decoder).remove)
+        for tower in towers:
+            undo(tower.register_forward_hook(remember, with_kwargs=True).remove)
+        yield hooks.report
+
+
+def _enter(multimodal: torch.nn.Module, stack: ExitStack) -> None:
+    with _entering:
+        if multimodal in _active:
+            raise ValueError("model must not be pruned already: leave the other context first")
+        stack.callback(_active.discard, multimodal)
+        _active.add(multimodal)
+
+
+def _check_compiled(outer: list[Any], inner: list[Any]) -> None:
+    """A compiled forward leaves out the hooks of the modules it calls, a compiled module its own, too."""
+    forwards = any(hasattr(each.forward, "_torchdynamo_orig_callable") for each in outer)
+    if forwards or any(each._compiled_call_impl is not None for each in (*outer, *inner)):
+        raise ValueError("model must not be compiled, nor its decoder or towers with compile(): their layers may be")

@@ -15,18 +15,30 @@ def remember(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output:
         setattr(output, _NAME, kwargs["grid_thw"])
 
 
-def with_grids(inputs: dict[str, Any], videos: torch.Tensor) -> dict[str, Any]:
+def remembered(arguments: dict[str, Any]) -> torch.Tensor | None:
+    """(V, 3) what the tower was told of the videos whose features are among the arguments of a model."""
+    return getattr((arguments.get("mm_encoder_outputs") or {}).get("video"), _NAME, None)
+
+
+def with_grids(inputs: dict[str, Any], grids: torch.Tensor | None, videos: torch.Tensor) -> dict[str, Any]:
     """The model's arguments with video_grid_thw (V, 3), where a tower was told and they lack it.
 
     Args:
         inputs: the arguments.
+        grids: what was `remembered`.
         videos: (B, L) bool, where the videos' tokens are.
     """
-    encoded: Any = (inputs.get("mm_encoder_outputs") or {}).get("video")
-    grids = getattr(encoded, _NAME, None)
     if grids is None or inputs.get("video_grid_thw") is not None:
         return inputs
-    return {**inputs, "video_grid_thw": _expanded(grids, [len(each) for each in encoded.pooler_output], videos)}
+    lengths = [len(each) for each in inputs["mm_encoder_outputs"]["video"].pooler_output]
+    return {**inputs, "video_grid_thw": _expanded(grids, lengths, videos)}
+
+
+def check_whole(inputs: dict[str, Any]) -> None:
+    """Raises ValueError for features of a part of a prompt: of a tower's answer, they are the pooled ones alone."""
+    encoded = (inputs.get("mm_encoder_outputs") or {}).values()
+    if any(each is not None and getattr(each, "last_hidden_state", None) is None for each in encoded):
+        raise ValueError("prefill_chunk_size must be None where videos are pruned, got features of a part of a prompt")
 
 
 def _expanded(grids: torch.Tensor, lengths: list[int], videos: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from ..config import PruneConfig
 from ..models.base import Adapter
 from ..pruner import prune
 from .columns import Columns
-from .grids import with_grids
+from .grids import check_whole, remembered, with_grids
 from .past import Past, cache_position, check_mask, next_position
 
 _VISUAL = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")  # what features come from
@@ -40,7 +40,7 @@ class Hooks(threading.local):
     """The hooks, and what a thread's call of the model is about between them; each thread's begins anew.
 
     Attributes:
-        logits: how many columns need logits.
+        head: the arguments of the model with its head, until that answers.
         prompt: the model's arguments, until the decoder has them, where there are videos.
         columns: what became of them, until the model answers.
         past: what the cache is to know, until the decoder answers.
@@ -50,30 +50,37 @@ class Hooks(threading.local):
         self.adapter = adapter
         self.config = config
         self.report = report
-        self.logits: object = None
+        self.head: dict[str, Any] | None = None
         self.prompt: dict[str, Any] | None = None
         self.columns: Columns | None = None
         self.past: Past | None = None
 
     def before_head(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self.logits = _named(module, args, kwargs).get("logits_to_keep")
+        self.head = _named(module, args, kwargs)
 
     def before_model(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        inputs, self.columns, self.past = _named(module, args, kwargs), None, None
+        inputs, self.prompt, self.columns = _named(module, args, kwargs), None, None
+        outer = inputs if self.head is None else self.head
         visual = any(_given(inputs.get(name)) for name in _VISUAL)
         past = Past.of(inputs.get("past_key_values"))
         if past is not None:
             if visual:
                 raise ValueError("past_key_values holds a pruned prompt: only text can follow it")
-            return (), past.continued(inputs, guesses=isinstance(self.logits, int) and self.logits > 1)
-        self.prompt = inputs if visual and self._has_video(inputs) else None
+            logits = outer.get("logits_to_keep")
+            return (), past.continued(inputs, guesses=isinstance(logits, int) and logits > 1)
+        if visual and self._has_video(inputs):
+            check_whole(inputs)
+            grids = remembered(outer)  # of the objects as generate() made them: accelerate rebuilds them on the way in
+            self.prompt = with_grids(inputs, grids, inputs["input_ids"] == self.adapter.visual_token_id)
         return None
 
-    def after_model(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        self.logits = self.prompt = None
+    def after_model(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
+        """Also where the model fails, with None."""
+        self.prompt = self.past = None
+        return self._restored(output) if self.head is None else None
 
     def before_decoder(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        prompt, self.prompt = self.prompt, None
+        prompt, self.prompt, self.past = self.prompt, None, None
         return None if prompt is None else ((), self._cut(prompt, _named(module, args, kwargs)))
 
     def after_decoder(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
@@ -89,9 +96,14 @@ class Hooks(threading.local):
         return output
 
     def after_head(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
-        """Hidden states of all layers: some releases collect them around the decoder, others here."""
+        """Also where the model fails, with None."""
+        self.head = None
+        return self._restored(output)
+
+    def _restored(self, output: Any) -> Any:
+        """Hidden states of all layers, once all is done: some releases collect them only around the whole."""
         columns, self.columns = self.columns, None
-        if columns is None:
+        if columns is None or output is None:
             return None
         if isinstance(output, tuple):
             return tuple(map(columns.restore_layers, output))
@@ -111,7 +123,7 @@ class Hooks(threading.local):
     def _cut(self, prompt: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments without the columns that are dropped; they are remembered for `after_decoder`."""
         ids = prompt["input_ids"]
-        videos = self.adapter.grids(ids, with_grids(prompt, ids == self.adapter.visual_token_id))
+        videos = self.adapter.grids(ids, prompt)
         if not any(videos):
             return given
         begin = _length(given.get("past_key_values"))

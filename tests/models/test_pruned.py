@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import unmodified
 
 import streamprune_triton as sp
 from streamprune_triton import models
+from streamprune_triton.pruned import context
 
 FAMILIES = models.tiny.NAMES
 IMAGES = (*unmodified.PAIRED, "internvl")  # whose image inputs are made here
@@ -231,6 +234,26 @@ def test_forward_keeps_its_shape(model, prompts):
     torch.testing.assert_close(output.logits[0], expected, atol=1e-4, rtol=0)
     for hidden in output.hidden_states or ():
         assert hidden.shape[:2] == prompts[0]["input_ids"].shape
+
+
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_hidden_states_of_the_model_without_its_head(model, prompts, return_dict: bool):
+    given = batch(prompts, 0)
+    with sp.pruned(model, USUAL), torch.no_grad():
+        expected = model(**given, output_hidden_states=True).hidden_states
+        output = model.model(**given, output_hidden_states=True, return_dict=return_dict)
+    layers = output.hidden_states if return_dict else next(each for each in output if isinstance(each, tuple))
+    assert len(layers) == len(expected)
+    assert {each.shape for each in layers} == {output[0].shape}
+    for ours, theirs in zip(layers[:-1], expected[:-1], strict=True):  # the last may be normed in one, not the other
+        assert torch.equal(ours, theirs)
+
+
+def test_hidden_states_of_some_layers(model, prompts):
+    """Newer releases leave out the others; older ones take any list for True."""
+    with sp.pruned(model, USUAL):
+        layers = forward(model, prompts[0], output_hidden_states=[1]).hidden_states
+    assert {each.shape[:2] for each in layers if each is not None} == {prompts[0]["input_ids"].shape}
 
 
 @pytest.mark.parametrize("config", [USUAL, sp.PruneConfig(keep_tokens=2), sp.PruneConfig(max_tokens=1)])
@@ -518,6 +541,50 @@ def test_threads_of_one_context(tiny, prompts):
     assert found == {name: [expected[name]] * 3 for name in range(3)}
 
 
+def dispatched(model: Any, patch: pytest.MonkeyPatch) -> None:
+    """Forwards that rebuild what comes and goes, as accelerate's do where a model is on several devices."""
+
+    def rebuilt(value: Any) -> Any:
+        if isinstance(value, dict):
+            return type(value)({name: rebuilt(each) for name, each in value.items()})
+        return type(value)(map(rebuilt, value)) if isinstance(value, tuple | list) else value
+
+    def sending(run: Any) -> Any:
+        return functools.wraps(run)(lambda *args, **kwargs: rebuilt(run(*rebuilt(args), **rebuilt(kwargs))))
+
+    for module in (model, model.model, *model.model.children()):
+        patch.setitem(vars(module), "forward", sending(module.forward))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_a_model_on_several_devices(model, prompts, monkeypatch, options: dict[str, int]):
+    given = batch([behind(prompts[0], prompts[1]), prompts[2]], 0)
+    if options:
+        beams(model, given, **options)
+    with sp.pruned(model, USUAL):
+        expected = generate(model, given, **options)
+        dispatched(model, monkeypatch)
+        output = generate(model, given, **options)
+    assert torch.equal(output.sequences, expected.sequences)
+    assert output.past_key_values.get_seq_length() == expected.past_key_values.get_seq_length()
+
+
+def test_compiled_layers():
+    """The hooks are around them."""
+    torch._dynamo.reset()
+    model, processor = unmodified.build(0, "qwen2_5_vl")
+    given = asked(model, processor, unmodified.film(8), "What?")
+    with sp.pruned(model, USUAL):
+        expected = generate(model, given).sequences
+    for layer in decoder(model).layers:
+        layer.compile(backend="eager")
+    decoder(model).forward = torch.compile(decoder(model).forward, backend="eager")
+    generate(model, given)
+    with sp.pruned(model, USUAL) as report:
+        assert torch.equal(generate(model, given).sequences, expected)
+    assert report.drop_ratio > 0.2
+
+
 # Training
 
 
@@ -608,6 +675,41 @@ def test_a_call_that_failed_leaves_nothing_for_the_next(tiny, prompts):
         assert torch.equal(decoder(model)(inputs_embeds=embeds).last_hidden_state, expected)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_call_that_failed_in_the_decoder_leaves_nothing_for_the_next(tiny, prompts, error: type[BaseException]):
+    model = tiny[0]
+    embeds = torch.randn(1, 7, decoder(model).config.hidden_size)
+    expected = decoder(model)(inputs_embeds=embeds).last_hidden_state
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    with sp.pruned(model):
+        whole = new_tokens(generate(model, prompts[0]))
+        handle = decoder(model).layers[1].register_forward_pre_hook(fail)
+        with pytest.raises(error):
+            generate(model, prompts[0])
+        handle.remove()
+        assert torch.equal(decoder(model)(inputs_embeds=embeds).last_hidden_state, expected)
+        assert new_tokens(generate(model, prompts[0])) == whole
+
+
+def test_an_interrupt_on_the_way_in_leaves_nothing(tiny, monkeypatch):
+    model = tiny[0]
+    before = traces(model)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(vars(decoder(model)), "register_forward_hook", interrupted)
+        with pytest.raises(KeyboardInterrupt), sp.pruned(model):
+            pass
+    assert_same(before, traces(model))
+    with sp.pruned(model):
+        pass
+
+
 def test_positional_arguments(tiny, prompts):
     model, given = tiny[0], dict(prompts[0])
     hand = ByHand(model, given, USUAL)
@@ -630,6 +732,35 @@ def test_one_context_at_a_time(tiny):
         pass
 
 
+def test_one_thread_enters(tiny, monkeypatch):
+    """Both look before one is in, if they can."""
+    both, left, found = threading.Barrier(2), threading.Event(), []
+
+    class Looking(weakref.WeakSet):
+        def __contains__(self, item: Any) -> bool:
+            there = super().__contains__(item)
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+            return there
+
+    def enter() -> None:
+        try:
+            with sp.pruned(tiny[0]):
+                found.append("in")
+                left.wait(5)
+        except ValueError:
+            found.append("refused")
+        left.set()
+
+    monkeypatch.setattr(context, "_active", Looking())
+    threads = [threading.Thread(target=enter) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["in", "refused"]
+
+
 def test_bad_arguments(tiny):
     with pytest.raises(ValueError, match="supported family"), sp.pruned(torch.nn.Linear(1, 1)):
         pass
@@ -643,15 +774,38 @@ def test_compiled_models_are_refused(tiny):
     """Their hooks are those of when they were compiled."""
     with pytest.raises(ValueError, match="compiled"), sp.pruned(torch.compile(tiny[0], backend="eager")):
         pass
-    compiled = copy.deepcopy(tiny[0])
-    compiled.compile(backend="eager")
-    with pytest.raises(ValueError, match="compiled"), sp.pruned(compiled):
+    for part in (lambda model: model, lambda model: model.model, decoder, lambda model: next(model.model.children())):
+        compiled = copy.deepcopy(tiny[0])
+        part(compiled).compile(backend="eager")
+        with pytest.raises(ValueError, match="compiled"), sp.pruned(compiled):
+            pass
+
+
+@pytest.mark.parametrize("part", ["model with its head", "model"])
+def test_compiled_forwards_are_refused(tiny, monkeypatch, part: str):
+    module = tiny[0] if part == "model with its head" else tiny[0].model
+    monkeypatch.setitem(vars(module), "forward", torch.compile(module.forward, backend="eager"))
+    with pytest.raises(ValueError, match="compiled"), sp.pruned(tiny[0]):
         pass
 
 
 def test_static_caches_are_refused(tiny, prompts):
     with sp.pruned(tiny[0]), pytest.raises(ValueError, match="past_key_values must be a cache that grows"):
         generate(tiny[0], prompts[0], cache_implementation="static")
+
+
+def test_prefill_in_chunks_is_refused(tiny, prompts):
+    model = tiny[0]
+    if model.config.model_type in unmodified.GLM:
+        pytest.skip("the unmodified model loses the video there")
+    try:
+        generate(model, prompts[0], prefill_chunk_size=16)
+    except ValueError as error:
+        pytest.skip(f"the unmodified model cannot: {error}")
+    except IndexError:
+        assert model.config.model_type == "video_llama_3"  # nor can it
+    with sp.pruned(model), pytest.raises(ValueError, match="prefill_chunk_size must be None"):
+        generate(model, prompts[0], prefill_chunk_size=16)
 
 
 def test_masks_of_other_shapes_are_refused(tiny, prompts):
