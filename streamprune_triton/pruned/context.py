@@ -35,7 +35,8 @@ def pruned(model: Any, config: PruneConfig = DEFAULT) -> Iterator[Report]:
     pruned. A compiled model would not be, as torch.compile leaves out hooks that come later; compiled layers may be.
 
     Args:
-        model: of a family that `models.adapter` knows, with its head (...ForConditionalGeneration).
+        model: of a family that `models.adapter` knows, with its head (...ForConditionalGeneration), also
+            inside of a PeftModel.
         config: what to drop.
 
     Yields:
@@ -48,6 +49,8 @@ def pruned(model: Any, config: PruneConfig = DEFAULT) -> Iterator[Report]:
             cached pruned prompt.
     """
     validate.check_config(config, [])
+    if hasattr(model, "get_base_model"):  # of peft, which calls the model that it wraps
+        model = model.get_base_model()
     family = models.adapter(model)
     if not isinstance(getattr(model, "model", None), torch.nn.Module):
         raise ValueError(f"model must have a head (...ForConditionalGeneration), got {type(model).__name__}")

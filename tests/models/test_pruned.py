@@ -224,6 +224,31 @@ def test_generate_is_the_prompt_pruned_by_hand(model, prompts):
         torch.testing.assert_close(torch.cat(output.logits), expected, atol=1e-4, rtol=0)
 
 
+def test_a_model_inside_of_peft(model, prompts):
+    class Wrapped(torch.nn.Module):
+        """As peft.PeftModel does it, whose own `model` is something else."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.base_model = torch.nn.Module()
+            self.base_model.model = model
+            self.model, self.config = model, model.config
+
+        def get_base_model(self) -> Any:
+            return self.base_model.model
+
+        def generate(self, **given: Any) -> Any:
+            return self.base_model.model.generate(**given)
+
+    with sp.pruned(model, USUAL) as expected:
+        plain = generate(model, prompts[0])
+    wrapped = Wrapped()
+    with sp.pruned(wrapped, USUAL) as report:
+        found = generate(wrapped, prompts[0])
+    assert new_tokens(found) == new_tokens(plain)
+    assert report.drop_ratio == expected.drop_ratio > 0
+
+
 def test_forward_keeps_its_shape(model, prompts):
     """A dropped token has the logits of the token before it that stayed."""
     hand = ByHand(model, prompts[0], USUAL)
