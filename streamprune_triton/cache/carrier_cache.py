@@ -26,8 +26,9 @@ class CarrierCache(Cache):
     in the keys already: a caller that has dropped rows passes `position_ids` itself, since the number of rows no longer
     tells where the text goes on, and a mask only where new rows are not to see all rows before them.
 
-    Nothing is copied but by forks (see `fork`) and, with `capacity=None`, when the memory is doubled. A forward that
-    fails halfway leaves layers of different lengths: `truncate` to the length before it and the rows are as they were.
+    Nothing is copied but by forks (see `fork`), behind a savepoint (see `begin`) and, with `capacity=None`, when the
+    memory is doubled. A forward that fails halfway leaves layers of different lengths: `truncate` to the length before
+    it and the rows are as they were.
 
     The carriers are VideoScan's (arXiv 2503.09387): a frame's rows are read once and then dropped but for one.
 
@@ -167,6 +168,22 @@ class CarrierCache(Cache):
             pairs: k1 the even and k2 the odd ones of the first 2 F features, see `rotary.Rotary.pairs`.
         """
         self._rows.rotate(cos, sin, rows, pairs)
+
+    def begin(self) -> None:
+        """Opens a savepoint: whatever is done to the rows from here on, `rollback` gives them back, bit for bit.
+
+        Until `commit`, rows that were there are copied before they are written over: those that are dropped or turned,
+        not the others. A cache has one savepoint, the newest; its forks have none.
+        """
+        self._rows.begin()
+
+    def commit(self) -> None:
+        """Closes the savepoint; what was done since stays."""
+        self._rows.commit()
+
+    def rollback(self) -> None:
+        """Takes back all that was done since `begin`, at whatever point it ended; nothing where no savepoint is."""
+        self._rows.rollback()
 
     def fork(self) -> CarrierCache:
         """Another cache with the same rows that goes its own way, as `copy.deepcopy` gives it, too.

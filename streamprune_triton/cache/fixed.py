@@ -19,6 +19,7 @@ class FixedLayer(CacheLayerMixin):
 
     def __init__(self, pair: torch.Tensor, at: torch.Tensor) -> None:
         self._pair, self._at = pair, at
+        self._new = 0
 
     def lazy_initialization(self, *_: Any) -> None:
         """Nothing: the memory is the other cache's."""
@@ -26,10 +27,11 @@ class FixedLayer(CacheLayerMixin):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
         for memory, new in zip(self._pair, (key_states, value_states), strict=True):
             memory.index_copy_(1, self._at, new[0])
+        self._new = len(self._at)
         return self._pair[0:1], self._pair[1:2]
 
     def get_seq_length(self, *_: Any) -> int:
-        return 0  # positions and mask are given
+        return self._new  # nothing needs the rows before them: positions and mask are given
 
     def get_mask_sizes(self, query: int | torch.Tensor) -> tuple[int, int]:
         return self._pair.shape[2], 0

@@ -10,6 +10,7 @@ import torch
 
 from . import moves
 from .checks import check_capacity, check_state, check_states, check_tables
+from .savepoint import Savepoint
 from .storage import Storage
 
 FIRST_CAPACITY = 256  # of a cache without a bound, doubled as needed
@@ -44,6 +45,7 @@ class Rows:
         self.first = FIRST_CAPACITY
         self.dtype, self.device = dtype, device
         self.storage: Storage | None = None
+        self._savepoint: Savepoint | None = None
         if shape is not None and dtype is not None and device is not None:
             self._allocate(shape, dtype, device)
 
@@ -95,6 +97,8 @@ class Rows:
 
     def truncate(self, length: int, layer: int | None = None) -> None:
         """Forgets the rows from number `length` on, of one layer or of all."""
+        if self._savepoint is not None:  # the next rows are written over these
+            self._save(np.arange(length, min(self._savepoint.length, max(self.lengths))))
         for each in range(len(self.lengths)) if layer is None else [layer]:
             self.lengths[each] = min(self.lengths[each], length)
 
@@ -112,6 +116,7 @@ class Rows:
         length = self.length
         source, holes = moves.filled(length, moves.numbers(rows, length))
         if len(holes):
+            self._save(holes)
             moves.move(self._own(int(holes[0])), source[holes], holes)
         self.truncate(len(source))
         return source
@@ -130,8 +135,31 @@ class Rows:
             return
         check_tables(self.storage.kv, cos, sin, length if each is None else len(each))
         if cos.numel():
+            self._save(np.arange(length) if each is None else each)
             kv = self._own(0 if each is None else int(each.min()))
             moves.rotate(kv[:, 0], cos.contiguous(), sin.contiguous(), each, pairs)
+
+    def begin(self) -> None:
+        """From here on, rows are copied before they are written over; see `CarrierCache.begin`."""
+        self._savepoint = Savepoint(self.length)
+
+    def commit(self) -> None:
+        """Forgets the copies."""
+        self._savepoint = None
+
+    def rollback(self) -> None:
+        """The rows are those of the last `begin`, unless there was a `commit` since."""
+        point = self._savepoint
+        if point is None:
+            return
+        if point.first < point.length:
+            point.put_back(self._own(point.first, point.length, range(len(self.lengths))))
+        self.lengths = [point.length] * len(self.lengths)
+        self._savepoint = None
+
+    def _save(self, rows: np.ndarray) -> None:
+        if self._savepoint is not None and self.storage is not None:
+            self._savepoint.copy(self.storage.kv, rows)
 
     def fork(self) -> Rows:
         """Another with the same rows, in the same memory until one of the two writes over the other's."""
@@ -160,6 +188,7 @@ class Rows:
         length = keys.shape[2]
         if length and self.storage is None:
             self._allocate((keys.shape[1], keys.shape[3]), keys.dtype, self.device or keys.device)
+        self._save(np.arange(max(self.lengths)))
         if length:
             kv = self._own(0, length)
             with torch.no_grad():

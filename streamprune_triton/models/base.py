@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -35,11 +36,17 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def inference(method: Method) -> Method:
-    """A method of an adapter that autograd sees only where the adapter is to have `gradients`."""
+    """A method of an adapter that autograd and autocast see only where the adapter is to have `gradients`.
+
+    So a session computes in the model's dtype, in which its cache is, whatever surrounds a call.
+    """
 
     @wraps(method)
     def called(self: Adapter, *args: Any, **kwargs: Any) -> Any:
-        with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
+        kind = self.model.device.type
+        surrounded = not self.gradients and torch.is_autocast_enabled(kind)
+        exact = torch.autocast(kind, enabled=False) if surrounded else nullcontext()
+        with exact, torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
             return method(self, *args, **kwargs)
 
     return cast(Method, called)
@@ -54,7 +61,8 @@ class Adapter:
         frames_per_step: raw frames that make one temporal step of the model's grid.
         needs: attributes that a processor of the family must have.
         sums_up: whether layers keep a sum of what they have read, in which even padding leaves a trace.
-        gradients: whether autograd sees what the adapter does with the model: for training, never in a session.
+        gradients: whether autograd and autocast see what the adapter does with the model: for training, never in a
+            session.
     """
 
     frames_per_step: int = 1
@@ -199,7 +207,11 @@ class Adapter:
             cache: None: nothing is before the rows, and nothing is kept of them.
             mask: (L, cached + L) bool, True where a new token sees a row; None: causal.
             deepstack: for the families that have it.
+
+        Raises:
+            ValueError: where the decoder did not use the cache.
         """
+        held = 0 if cache is None else cache.get_seq_length()
         output = self.language_model(
             inputs_embeds=embeds[None].to(self.model.dtype),
             position_ids=self._position_ids(positions).to(embeds.device),
@@ -208,6 +220,11 @@ class Adapter:
             use_cache=cache is not None,
             **self._deepstack(deepstack),
         )
+        if cache is not None and cache.get_seq_length() != held + len(embeds):
+            raise ValueError(
+                f"model must be in eval mode, got one that wrote {cache.get_seq_length() - held} of {len(embeds)} rows "
+                "to the cache, as gradient checkpointing in training mode does: call model.eval()"
+            )
         return output.last_hidden_state[0]
 
     @inference
@@ -221,7 +238,7 @@ class Adapter:
         options: dict[str, Any] = {"do_sample_frames": False, "input_data_format": "channels_first"}
         if hasattr(videos, "cap_pixels_per_frame"):
             options["cap_pixels_per_frame"] = False  # it shares out a budget over a clip, and a stream has no length
-        tensors = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in clips]
+        tensors = [torch.from_numpy(np.require(clip, requirements="W")).permute(0, 3, 1, 2) for clip in clips]
         return videos(videos=tensors, return_tensors="pt", **options)
 
     def _ids(self, text: str) -> torch.Tensor:

@@ -155,6 +155,9 @@ class Clocked:
         return Cursor(cursor.start, cursor.steps + steps)
 
     def _time(self, step: int) -> int:
-        if step >= len(self._times):  # doubled, so that all questions together cost 8 bytes a step
-            self._times = self._ask(max(64, 2 * (step + 1)), 1, 1, None)[0, :-1]
-        return int(self._times[step])
+        times = self._times
+        if step >= len(times):  # doubled, so that all questions together cost 8 bytes a step
+            times = self._ask(max(64, 2 * (step + 1)), 1, 1, None)[0, :-1].clone()
+            if len(times) > len(self._times):  # another thread may have asked for more meanwhile
+                self._times = times
+        return int(times[step])

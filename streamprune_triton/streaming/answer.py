@@ -9,7 +9,7 @@ import torch
 
 from ..config import PruneConfig
 from .generation import Decoding
-from .ingest import ingest
+from .ingest import counts, ingest
 from .past import Past
 from .reader import Reader
 from .stats import timed
@@ -25,6 +25,9 @@ class Answer:
         decoding: how tokens are chosen.
         config: what to drop of the frames that wait.
         seconds: wall time by stage, added to.
+
+    Attributes:
+        counts: what the statistics count of the frames that waited, should they be remembered.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Answer:
         self._question, self._config = question, config
         self._given = replace(past, cache=past.cache.fork())
         self._ids: list[int] = []
+        self.counts: dict[str, int] = {}
 
     def pieces(self) -> Iterator[str]:
         """The answer's text in pieces, none of which ends inside of a character."""
@@ -102,7 +106,9 @@ class Answer:
             return past
         missing = self._reader.adapter.frames_per_step - len(past.waiting)
         repeated = past.waiting[-1:].repeat(missing, axis=0)
-        return ingest([self._reader], [past], [repeated], self._config, {}, missing)[0][0]
+        ((flushed, pruned),) = ingest([self._reader], [past], [repeated], self._config, {}, missing)
+        self.counts = {} if pruned is None else counts(pruned)
+        return flushed
 
     def _seen(self, device: torch.device) -> torch.Tensor:
         """(L,) what a repetition penalty looks at: the dialogue's tokens, and one for the video."""

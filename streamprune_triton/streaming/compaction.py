@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,12 +51,32 @@ class Closing:
         cursor = past.cursor
         assert cursor is not None
         for n in range(count):
-            before, behind = (len(text) for text in self._adapter.around(past.steps + n, self._fps))
-            place = layout.place(cursor, before, behind)
-            cursor = place.next
-            if max(int(place.positions.max()) + 1, layout.end(cursor)) > self.most:
+            cursor, top = self._behind(layout, cursor, past.steps + n)
+            if top > self.most:
                 return n + 1
         return count
+
+    def gap(self, past: Past, layout: Layout, steps: int) -> int:
+        """How many of the next `steps`, which never came, positions can tell with room for another step behind them.
+
+        The rest of the gap is closed before it is there.
+        """
+        cursor = past.cursor
+        assert cursor is not None
+
+        def exceeds(count: int) -> bool:
+            return self._behind(layout, layout.skip(cursor, count), past.steps + count)[1] > self.most
+
+        reach = 1
+        while reach < steps and not exceeds(reach):  # what is far beyond is never asked for
+            reach *= 2
+        return max(0, bisect_right(range(min(reach, steps) + 1), False, key=exceeds) - 1)
+
+    def _behind(self, layout: Layout, cursor: Cursor, step: int) -> tuple[Cursor, int]:
+        """(the cursor behind the step of this number, the first position behind it)."""
+        before, behind = (len(text) for text in self._adapter.around(step, self._fps))
+        place = layout.place(cursor, before, behind)
+        return place.next, max(int(place.positions.max()) + 1, layout.end(place.next))
 
     def _fitting(self, past: Past, layout: Layout) -> Past:
         """Without the oldest, where even closed up it would stand too far."""

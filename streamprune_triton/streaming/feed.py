@@ -230,6 +230,7 @@ class FrameQueue:
         self._session.skip(len(frames) + sum(frame.gap for frame in frames[1:]))
         with self._changed:
             self._session.stats.frames_dropped += len(frames)
+            self._like = self._session._past.waiting  # not the size of frames that were refused
             self._begin_behind([])
 
     def _serialised(self, pieces: Iterator[str]) -> Iterator[str]:

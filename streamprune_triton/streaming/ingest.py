@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from ..attribution import BY_SPACE, BY_TIME, KEPT
 from ..config import PruneConfig
 from ..models.base import Features
 from ..pruner import prune
 from ..result import PruneResult
-from .memory import Memory
 from .past import Past
 from .reader import Reader
 from .stats import timed
@@ -72,8 +72,8 @@ def _advance(
         pixels = [adapter.pixels(each) for each in frames]
     with timed(seconds, "vision"):
         features = readers[0].features(pixels)
-        for seen in features:
-            check_bound(memory, config, seen.x.shape[1] * seen.x.shape[2])
+        for reader, past, seen in zip(readers, pasts, features, strict=True):
+            check_bound(reader, config, seen.x, past.steps)
     with timed(seconds, "prune"):
         pruners = [past.pruner.clone() for past in pasts]
         results = _pruned(features, [pruner.state for pruner in pruners], config)
@@ -104,8 +104,7 @@ def _read(
 
 
 def _in_parts(reader: Reader, past: Past, pruned: Pruned, config: PruneConfig, missing: int) -> Past:
-    """In a fork of the cache, as keys are rotated on the way, which a failure could not undo."""
-    past = replace(past, cache=past.cache.fork())
+    """Each part up to a step behind which positions are closed up."""
     first, layout = 0, reader.layout(_grid(pruned))
     while first < len(pruned.fate):
         last = _next(reader, past, pruned, first)
@@ -148,9 +147,14 @@ def counts(pruned: Pruned) -> dict[str, int]:
     }
 
 
-def check_bound(memory: Memory, config: PruneConfig, area: int) -> None:
-    """Raises ValueError where one step alone may exceed the memory's bound."""
+def check_bound(reader: Reader, config: PruneConfig, x: torch.Tensor, step: int = 0) -> None:
+    """Raises ValueError where one of the steps x (T, H, W, D), from number `step` on, may exceed the bound alone."""
+    memory, area = reader.memory, x.shape[1] * x.shape[2]
+    if memory.max_tokens is None or memory.mode == "carriers" or not len(x):
+        return
     budget = config.max_tokens if config.keep_tokens is None else config.keep_tokens
     most = area if budget is None or config.keyframe_interval or config.scope == "clip" else min(budget, area)
-    if memory.max_tokens is not None and memory.max_tokens < most:
+    if memory.mode == "tokens":  # the text grows with the time that it tells
+        most += sum(len(text) for text in reader.adapter.around(step + len(x) - 1, reader.fps))
+    if memory.max_tokens < most:
         raise ValueError(f"memory.max_tokens must be at least {most}, the tokens of one step, got {memory.max_tokens}")

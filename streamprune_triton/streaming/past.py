@@ -28,7 +28,8 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Past:
-    """Replaced as a whole, so that a call that fails has changed nothing; only the cache is written in place.
+    """Replaced as a whole, so that a call that fails has changed nothing; only the cache is written in place, behind a
+    savepoint of its own.
 
     Attributes:
         cache: keys and values.
@@ -43,9 +44,8 @@ class Past:
         steps: of the stream so far, those that never came included.
         turns: the remembered dialogue, as messages for a chat template.
         tail: token ids of the turns behind the last video.
-        size: (height, width) of raw frames; None before the first.
         grid: (H, W) of a step's tokens; None before the first.
-        waiting: (n, height, width, 3) raw frames of a step that is not complete.
+        waiting: (n, height, width, 3) raw frames of a step that is not complete, n maybe 0; None before the first.
     """
 
     cache: CarrierCache
@@ -79,3 +79,12 @@ class Reading(NamedTuple):
     embeds: torch.Tensor  # (L, D)
     rows: Rows
     deepstack: DeepStack | None = None
+
+    def split(self, at: int) -> tuple[Reading, Reading]:
+        """Its first `at` rows, and the others, which are text."""
+        first, rest = np.split(np.arange(len(self.rows)), [at])
+        deepstack = None if self.deepstack is None else self.deepstack._replace(at=self.deepstack.at[:at])
+        return (
+            Reading(self.number, self.embeds[:at], self.rows.take(first), deepstack),
+            Reading(self.number, self.embeds[at:], self.rows.take(rest)),
+        )

@@ -32,10 +32,12 @@ MASKED = ("sdpa", "eager")  # attention that takes any mask
 
 
 class Reader:
-    """One model under one memory. Its methods turn a past into the next, and leave the given one valid if they fail.
+    """One model under one memory. Its methods turn a past into the next and write to its cache, so that only one of the
+    two is valid: the next, or, where the cache is rolled back, as it must be when a method fails, the given one.
 
-    Attention that takes no mask (FlashAttention) reads one step at a time, and what leaves for a step leaves before
-    it is read: there a failed read has lost the oldest frames, and nothing else.
+    Attention that takes no mask (FlashAttention) reads one step at a time, and the text behind a step by itself where
+    rows leave in front of it: what leaves for a step, or behind it, has left before anything is read that is not to
+    see it.
 
     Args:
         adapter: of the model.
@@ -106,7 +108,6 @@ class Reader:
         """With the text read that stands before the next video, where none is open."""
         if past.cursor is not None:
             return past
-        past = replace(past, cache=past.cache.fork())  # what comes next may fail
         ids, first = self.talk.before_video(past.turns), past.position
         self.read_text(past.cache, ids, first)
         past = self.noted(past, len(ids))
@@ -154,20 +155,15 @@ class Reader:
 
     def read_steps(self, past: Past, plan: Plan) -> Past:
         """The past with the steps of a plan read; they see each other as the memory's rules have it."""
-        rounds = list(_rounds([len(reading.rows) for reading in plan.readings], 1 if self._one_by_one else ROWS))
-        now = past
-        if len(rounds) > 1:  # rows are evicted on the way, which a failure could not bring back
-            now = replace(past, cache=past.cache.fork())
-        for part in rounds:
-            now = self._read([now], [Plan(plan.readings[part], plan.deaths[part], now)])[0]
+        now, (readings, deaths, _) = past, _halved(plan) if self._one_by_one else plan
+        for part in _rounds([len(reading.rows) for reading in readings], 0 if self._one_by_one else ROWS):
+            now = self._read([now], [Plan(readings[part], deaths[part], now)])[0]
         return self._done(plan, now)
 
     def read_many(self, pasts: list[Past], plans: list[Plan]) -> list[Past]:
         """`read_steps` of several streams in one forward, where they are short enough for that."""
         sizes = [sum(len(reading.rows) for reading in plan.readings) for plan in plans]
         if self._one_by_one or sum(sizes) > ROWS or len(pasts) == 1:
-            if len(pasts) > 1:  # a later one may fail when the first are read
-                pasts = [replace(past, cache=past.cache.fork()) for past in pasts]
             return [self.read_steps(past, plan) for past, plan in zip(pasts, plans, strict=True)]
         return [self._done(plan, now) for plan, now in zip(plans, self._read(pasts, plans), strict=True)]
 
@@ -178,14 +174,8 @@ class Reader:
     def _read(self, pasts: list[Past], plans: list[Plan]) -> list[Past]:
         """With the plans' rows read, in one forward, and without the rows that nothing sees any more."""
         jobs = [self._job(past, plan) for past, plan in zip(pasts, plans, strict=True)]
-        lengths = [len(job.past.rows) for job in jobs]
         if sum(job.new for job in jobs):
-            try:
-                self._forward(jobs)
-            except BaseException:
-                for job, length in zip(jobs, lengths, strict=True):
-                    job.past.cache.truncate(length)
-                raise
+            self._forward(jobs)
         return [evicted(replace(job.past, rows=job.rows), 2 * job.number + 2) for job in jobs]
 
     def _job(self, past: Past, plan: Plan) -> _Job:
@@ -217,10 +207,11 @@ class Reader:
         self.adapter.forward(embeds, positions, cache, mask, stack)
 
     def skipped(self, past: Past, steps: int) -> Past:
-        """Behind steps that never came."""
-        cursor = past.cursor
+        """Behind steps that never came. Where gaps are closed, positions tell as many as there is room for."""
+        cursor, layout = past.cursor, self.layout(past.grid or (1, 1))
         if cursor is not None:
-            cursor = self.layout(past.grid or (1, 1)).skip(cursor, steps)
+            told = steps if self.closing is None else self.closing.gap(past, layout, steps)
+            cursor = layout.skip(cursor, told)
         return replace(past, steps=past.steps + steps, cursor=cursor)
 
 
@@ -238,6 +229,16 @@ class _Job(NamedTuple):
     rows: Rows  # the new ones included
     new: int
     number: int  # of the last step
+
+
+def _halved(plan: Plan) -> Plan:
+    """With the text behind a step as a reading of its own, where rows leave in front of it."""
+    pairs = []
+    for reading, deaths in zip(plan.readings, plan.deaths, strict=True):
+        behind = reading.rows.time > 2 * reading.number
+        apart = any(death.time > 2 * reading.number for death in deaths) and behind.any()
+        pairs += [(part, deaths) for part in (reading.split(int(behind.argmax())) if apart else [reading])]
+    return Plan([reading for reading, _ in pairs], [deaths for _, deaths in pairs], plan.past)
 
 
 def _rounds(counts: list[int], most: int) -> Iterator[slice]:

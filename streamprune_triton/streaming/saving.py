@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +67,7 @@ def save(path: str | os.PathLike[str], past: Past, kind: Kind, stats: Stats) -> 
 
     path = Path(path)
     header = {"format": FORMAT, "kind": json.dumps(asdict(kind)), "past": json.dumps(_header(past, stats))}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         save_file({name: each.contiguous() for name, each in _tensors(past).items()}, partial, header)
         os.replace(partial, path)
@@ -99,14 +101,23 @@ def load(path: str | os.PathLike[str], fresh: Past, kind: Kind, device: torch.de
         raise ValueError(f"path must be a session's file, got {os.fspath(path)!r}: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"path must be a session's file of format {FORMAT}, got {header.get('format')!r}")
-    _check_kind(json.loads(header["kind"]), json.loads(json.dumps(asdict(kind))))
-    try:
+    with _undamaged(path):
+        saved = dict(json.loads(header["kind"]))
+    _check_kind(saved, json.loads(json.dumps(asdict(kind))))
+    with _undamaged(path):
         values = json.loads(header["past"])
         past, stats = _past(values, tensors, fresh, device), Stats(**values["stats"])
         _check_whole(past, kind)
+    return past, stats
+
+
+@contextmanager
+def _undamaged(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Says of the file what its parts raise."""
+    try:
+        yield
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"path must be a session's file, and {os.fspath(path)!r} is damaged: {error!r}") from error
-    return past, stats
 
 
 def _check_kind(saved: dict[str, Any], own: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,7 @@ class StreamingSession:
         _check(self.config, self.memory, fps, system)
         self.fps, self.system = float(fps), system
         adapter = models.adapter(model)(model, processor)
+        _check_devices(model)
         self._model = model
         self._reader = Reader(adapter, self.memory, self.fps, system, cuda_graphs)
         self._past = self._reader.begin(self.config)
@@ -112,17 +114,20 @@ class StreamingSession:
         new = [checked(each, session._past.waiting, name) for session, each, name in triples]
         seconds: dict[str, float] = {}
         readers, pasts = [session._reader for session in sessions], [session._past for session in sessions]
-        done = ingest.ingest(readers, pasts, new, sessions[0].config, seconds) if sessions else []
+        with _all_or_none(sessions):
+            done = ingest.ingest(readers, pasts, new, sessions[0].config, seconds) if sessions else []
+            for session, (past, _) in zip(sessions, done, strict=True):
+                session._past = past
         share = {stage: spent / len(sessions) for stage, spent in seconds.items()}
-        for session, each, (past, pruned) in zip(sessions, new, done, strict=True):
-            session._past = past
+        for session, each, (_, pruned) in zip(sessions, new, done, strict=True):
             session._count(len(each), {} if pruned is None else ingest.counts(pruned), share)
         return [None if pruned is None else pruned.result for _, pruned in done]
 
     def skip(self, frames: int) -> None:
         """Notes that so many raw frames of the stream will never come, so that later ones keep their times.
 
-        Frames that wait for the rest of their step are given up with them.
+        Frames that wait for the rest of their step are given up with them. With `positions="compact"` a gap never
+        leads beyond the model's limit: a longer one counts as one up to there.
         """
         if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0:
             raise ValueError(f"frames must be an integer of at least 0, got {frames!r}")
@@ -134,7 +139,7 @@ class StreamingSession:
         if past.waiting is not None:
             past = replace(past, waiting=past.waiting[:0])
         self._past = self._reader.skipped(past, steps)
-        self.stats.frames_skipped += frames + waiting
+        self.stats.frames_skipped += frames
 
     def ask(self, question: str, *, remember: bool = False, **generate_kwargs: Any) -> str:
         """The model's answer to a question about the stream so far.
@@ -147,7 +152,8 @@ class StreamingSession:
             remember: keep the question and its answer as a turn of the dialogue, which later questions and frames
                 see; else the stream goes on as if nothing had been asked.
             generate_kwargs: as of `generate`: those in `generation.ARGUMENTS`. What is not given comes from the
-                model's generation_config.
+                model's generation_config; whatever else that asks for (beams, forced tokens, a length penalty) is left
+                out.
 
         Raises:
             ValueError, TypeError: naming the argument; ValueError before the first frame.
@@ -176,7 +182,7 @@ class StreamingSession:
             if self._past is not past:
                 raise RuntimeError("remember must be False where frames are appended while an answer is read")
             self._past = answer.remembered()
-            self._count(0, {}, {})
+            self._count(0, answer.counts, {})
 
     def fork(self) -> StreamingSession:
         """A session that goes on from here on its own. The past is shared, and copied when one of the two evicts."""
@@ -195,7 +201,8 @@ class StreamingSession:
 
         Raises:
             OSError, ValueError: where the file cannot be read, is no such file, or is of another model,
-                configuration, memory, rate or system text. The session is then as it was.
+                configuration, memory, rate or system text. The session is then as it was. A model is known by its
+                type, sizes and dtype, not by its weights: other weights go on from keys that are not theirs.
         """
         self._past, self.stats = saving.load(path, self._past, saving.Kind.of(self), self._model.device)
 
@@ -208,6 +215,23 @@ class StreamingSession:
             stats.seconds[stage] += more_seconds
         stats.kv_tokens, stats.kv_bytes = len(self._past.rows), self._past.cache.nbytes
         stats.carriers = len(self._past.keeping.carriers)
+
+
+@contextmanager
+def _all_or_none(sessions: Sequence[StreamingSession]) -> Iterator[None]:
+    """Whatever fails inside, an interrupt included, leaves the sessions as they were."""
+    pasts = [session._past for session in sessions]
+    try:
+        for past in pasts:
+            past.cache.begin()
+        yield
+    except BaseException:
+        for session, past in zip(sessions, pasts, strict=True):
+            past.cache.rollback()
+            session._past = past
+        raise
+    for past in pasts:
+        past.cache.commit()
 
 
 def _check(config: object, memory: object, fps: object, system: object) -> None:
@@ -223,6 +247,12 @@ def _check(config: object, memory: object, fps: object, system: object) -> None:
         raise ValueError(f'config.carrier must be "all" or "kept" for memory mode {memory.mode!r}, got None')
     if system is not None and not isinstance(system, str):
         raise TypeError(f"system must be a str or None, got {type(system).__name__}")
+
+
+def _check_devices(model: Any) -> None:
+    devices = sorted({str(weight.device) for weight in model.parameters()})
+    if len(devices) > 1 or "meta" in devices:
+        raise ValueError(f"model must be on one device, not sharded or offloaded, got weights on {', '.join(devices)}")
 
 
 def _check_many(sessions: list[Any], frames: Any) -> None:

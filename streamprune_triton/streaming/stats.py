@@ -15,7 +15,7 @@ class Stats:
     """Counts since a session began, and what its KV cache holds now.
 
     Attributes:
-        frames_in: raw frames taken, one that waits for the rest of its step included.
+        frames_in: raw frames taken, also one that waits for the rest of its step, or that a gap has left without it.
         steps: temporal steps of the model's grid.
         tokens_in, tokens_kept: visual tokens before and after pruning.
         dropped_temporal, dropped_spatial: dropped ones by stage; where both would drop, the temporal one counts, and

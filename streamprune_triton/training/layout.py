@@ -142,7 +142,7 @@ class Composer:
         grid = (features.x.shape[1], features.x.shape[2])
         if self.memory.carriers and config.carrier is None:
             raise ValueError(f'config.carrier must be "all" or "kept" for memory mode {self.memory.mode!r}, got None')
-        check_bound(self.memory, config, grid[0] * grid[1])
+        check_bound(reader, config, features.x)
         past = self._opened(reader, config)
         pruned = _pruned(features, config, self.memory.carriers)
         return plan(past, pruned, self.adapter, reader.layout(grid), reader.fps, config, missing)

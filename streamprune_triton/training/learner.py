@@ -95,6 +95,7 @@ class Learner(torch.nn.Module):
         self.model = model
         self.compose = Composer(model, processor, memory, system)
         self.pruning, self.augment = config, augment
+        self.register_state_dict_post_hook(_keep_what_learns)
 
     def forward(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """Each sample in a forward of its own.
@@ -150,11 +151,6 @@ class Learner(torch.nn.Module):
             return config
         return lambda area: augment.config(config, area)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Of the weights that learn."""
-        names = self._learning()
-        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in names}
-
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Raises ValueError for weights that are not those that learn."""
         own = {name: value.shape for name, value in self.state_dict().items()}
@@ -167,8 +163,11 @@ class Learner(torch.nn.Module):
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)._replace(missing_keys=[])
 
-    def _learning(self) -> set[str]:
-        return {name for name, value in self.named_parameters() if value.requires_grad}
+
+def _keep_what_learns(learner: torch.nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    names = {prefix + name for name, value in learner.named_parameters() if value.requires_grad}
+    for name in [name for name in state if name.startswith(prefix) and name not in names]:
+        del state[name]
 
 
 def _shape(shapes: Mapping[str, torch.Size], name: str) -> str:

@@ -139,3 +139,33 @@ def test_chunks_do_not_matter(limited, memory: Memory):
     for session in sessions:
         assert session._past.top <= 130 - 130 // 8
         assert same_past(session, sessions[0], 1e-3)
+
+
+@pytest.mark.parametrize("family", KINDS, indirect=True)
+@pytest.mark.parametrize("steps", [3, 200, 10**9])
+def test_a_gap_leads_nowhere_beyond_the_limit(limited, heard: Heard, steps: int):
+    """Nor is the model asked about times there."""
+    memory, most = Memory("hybrid", max_carriers=2, recent_frames=1, positions="compact"), 130 - 130 // 8
+    frames, kind = unmodified.film(6, (56, 56)), limited[0].config.model_type
+    session = fed(limited, frames[:4], 2, SOME, memory)
+    told = session._past.cursor.steps
+    session.skip(steps * session._reader.adapter.frames_per_step)
+    assert session._reader.end(session._past) <= most
+    heard.clear()
+    session.append(frames[4:])
+    assert max(int(each.max()) for each in heard.positions) < 130
+    assert session._past.top <= most
+    assert session._past.steps == steps + 6 // session._reader.adapter.frames_per_step
+    if kind == "qwen2_5_vl":
+        moved = session._past.cursor.steps - told - 1
+        assert moved == steps if steps == 3 else 8 < moved < most
+        assert len(session._reader.layout(session._past.grid)._times) < 10 * most
+
+
+def test_a_gap_is_the_same_in_parts(limited):
+    frames = unmodified.film(6, (56, 56))
+    one, two = (fed(limited, frames[:4], 2, SOME, MEMORIES[1]) for _ in range(2))
+    one.skip(1000)
+    for count in (10, 300, 690):
+        two.skip(count)
+    assert same_past(one, two)

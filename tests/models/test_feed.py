@@ -276,6 +276,18 @@ def test_a_session_that_has_begun_a_step_goes_on(pairs, session: Gated):
     assert same_past(session, spliced(pairs, slice(0, 2), 4, slice(6, 13)))
 
 
+def test_the_size_of_frames_that_are_refused_is_forgotten(pairs, session: Gated):
+    with FrameQueue(session) as queue:
+        queue.put(np.zeros((2, 2, 600, 3), np.uint8))
+        with pytest.raises(ValueError, match="aspect ratio"):
+            queue.flush()
+        queue.put(FILM[:4])
+        queue.flush()
+        with pytest.raises(ValueError, match="frames must keep the stream's size: 56 x 56 so far"):
+            queue.put(FILM[:2, :28])
+    assert same_past(session, spliced(pairs, 2, slice(0, 4)))
+
+
 @pytest.mark.parametrize("call", ["put", "ask", "stream", "flush", "close"])
 def test_what_fails_in_the_thread_is_raised_by_the_next_call(pairs, session: Gated, call: str):
     session.append(FILM[:4])

@@ -151,3 +151,30 @@ def test_frames_that_need_no_resizing_are_cut_as_the_image_processor_does(family
     torch.testing.assert_close(patches, expected, atol=1e-6, rtol=0)
     small = frames[:, : unit + 3]
     torch.testing.assert_close(ours.patches(small)[0], ours._resized(small)[0], atol=0, rtol=0)
+
+
+def test_a_shorter_table_of_times_never_takes_the_place_of_a_longer(family: Qwen25VL):
+    """Sessions in threads share a layout: while one asks for later times, another may ask for still later ones."""
+    layout = family.layout(before(family), (4, 5), 1.0, False)
+    ask, meanwhile = layout._ask, []
+
+    def slow(*given: object) -> torch.Tensor:
+        layout._ask = ask
+        meanwhile.append(layout.place(Cursor(0, 900), 0, 0))
+        return ask(*given)
+
+    layout._ask = slow
+    early = layout.place(Cursor(0, 100), 0, 0)
+    assert len(layout._times) > 900
+    alone = family.layout(before(family), (4, 5), 1.0, False)
+    for place, step in ((early, 100), (meanwhile[0], 900)):
+        assert torch.equal(place.positions, alone.place(Cursor(0, step), 0, 0).positions)
+
+
+def test_frames_that_cannot_be_written_are_read(family: Qwen25VL, recwarn: pytest.WarningsRecorder):
+    """As np.asarray gives them of a picture."""
+    frames = unmodified.film(4)
+    expected, _ = family.processor.patches(frames)
+    frames.flags.writeable = False
+    assert torch.equal(family.processor.patches(frames)[0], expected)
+    assert not recwarn.list

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,26 @@ def test_a_failed_save_leaves_the_file_as_it_was(family, tmp_path: Path, monkeyp
         session.save(tmp_path / "nowhere" / "stream.safetensors")
 
 
+def test_sessions_save_to_one_path_at_once(family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The file is the whole of one of them."""
+    path, sessions = tmp_path / "stream.safetensors", [fed(family, unmodified.film(n), 2, SOME) for n in (4, 8)]
+    both, replace, names = threading.Barrier(2), os.replace, []
+
+    def late(partial: Path, path: Path) -> None:
+        names.append(partial)
+        both.wait(30)
+        replace(partial, path)
+
+    monkeypatch.setattr(os, "replace", late)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda session: session.save(path), sessions)) == [None, None]
+    assert len(set(names)) == 2
+    assert list(tmp_path.iterdir()) == [path]
+    loaded = StreamingSession(*family, SOME)
+    loaded.load(path)
+    assert any(same_bits(loaded, session) for session in sessions)
+
+
 def test_a_file_of_another_session_is_refused(family, tmp_path: Path):
     path = tmp_path / "stream.safetensors"
     fed(family, unmodified.film(4), 2, SOME, Memory("carriers")).save(path)
@@ -122,6 +144,11 @@ def test_a_damaged_file_changes_nothing(family, tmp_path: Path):
         header, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     session = fed(family, unmodified.film(2), 2, SOME, Memory("carriers"))
     untouched = session.fork()
+    for wrong in ({}, {"kind": "{"}, {"kind": "3"}, {"kind": header["kind"]}):
+        save_file(tensors, path, {"format": header["format"], **wrong})
+        with pytest.raises(ValueError, match=r"path must be a session's file, and .* is damaged"):
+            session.load(path)
+        assert same_bits(session, untouched)
     for name in ("cache.keys", "rows.dies", "pruner.reference", "carriers"):
         save_file({k: v for k, v in tensors.items() if k != name}, path, header)
         with pytest.raises(ValueError, match="path must be a session's file"):

@@ -185,6 +185,20 @@ def test_a_bound_below_one_step_is_refused(tiny):
         session.append(unmodified.film(2))
     assert session.stats.frames_in == session.stats.steps == 0
     StreamingSession(*tiny, PruneConfig(keep_tokens=5), Memory(max_tokens=5)).append(unmodified.film(2))
+    StreamingSession(*tiny, SOME, Memory("carriers", max_tokens=5)).append(unmodified.film(2))
+
+
+def test_a_steps_own_text_counts_in_the_bound():
+    model, frames = unmodified.build(0, "qwen3_vl"), unmodified.film(24)
+    session = StreamingSession(*model, NOTHING, Memory(max_tokens=12))
+    with pytest.raises(ValueError, match=r"memory\.max_tokens must be at least 27, the tokens of one step, got 12"):
+        session.append(frames[:2])
+    bounded = StreamingSession(*model, NOTHING, Memory(max_tokens=28))
+    text = bounded.stats.kv_tokens
+    for n in range(0, 24, 2):
+        bounded.append(frames[n : n + 2])
+        assert bounded.stats.kv_tokens - text <= 28
+    StreamingSession(*model, NOTHING, Memory("hybrid", max_tokens=12)).append(frames)
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -398,6 +412,67 @@ def test_stats(tiny):
     assert stats.seconds["answer"] == 0
     session.ask(WHAT, **GREEDY)
     assert stats.seconds["answer"] > 0
+
+
+def test_stats_count_a_frame_once(tiny):
+    """Also one that waits, and a remembered turn or a gap comes instead of its pair."""
+    frames = unmodified.film(6)
+    session, results = fed(tiny, frames[:3], 3, SOME)
+    session.ask(WHAT, **GREEDY)
+    assert (session.stats.steps, session.stats.tokens_in) == (1, 12)
+    session.ask(WHAT, remember=True, **GREEDY)
+    whole, more = fed(tiny, np.concatenate([frames[:3], frames[2:3]]), 4, SOME)
+    assert session.stats.frames_in == 3
+    assert session.stats.steps == session._past.steps == 2
+    for name in ("tokens_in", "tokens_kept", "dropped_temporal", "dropped_spatial", "nonfinite"):
+        assert getattr(session.stats, name) == getattr(whole.stats, name)
+    assert session.stats.tokens_kept == sum(len(each.tokens) for each in more) > len(results[0].tokens)
+    session.append(frames[3:4])
+    session.skip(3)
+    assert (session.stats.frames_in, session.stats.frames_skipped) == (4, 3)
+    assert session._past.steps == 2 + 2
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
+def test_autocast_changes_no_bit(family: str, heard: Heard):
+    model, frames = unmodified.build(0, family), unmodified.film(6)
+    plain, _ = fed(model, frames, 2, SOME)
+    plain.ask(WHAT, **GREEDY)
+    logits = torch.stack(heard.logits)
+    heard.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        surrounded, _ = fed(model, frames, 2, SOME)
+        surrounded.ask(WHAT, **GREEDY)
+    assert torch.equal(torch.stack(heard.logits), logits)
+    assert same_past(plain, surrounded, 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
+def test_a_model_that_forgets_what_it_reads_is_refused():
+    """transformers leaves the cache out where it is to recompute activations."""
+    model, processor = unmodified.build()
+    frames, untouched = unmodified.film(4), unmodified.build()
+    session, _ = fed((model, processor), frames[:2], 2, SOME)
+    model.gradient_checkpointing_enable()
+    model.train()
+    for cuda_graphs in (False, True):
+        with pytest.raises(ValueError, match=r"model must be in eval mode.* wrote 0 of \d+ rows"):
+            StreamingSession(model, processor, cuda_graphs=cuda_graphs)
+    with pytest.raises(RuntimeError, match="size of tensor"):  # the mask counts the rows that are left out
+        session.append(frames[2:])
+    model.eval()
+    session.append(frames[2:])
+    assert same_past(session, fed(untouched, frames, 2, SOME)[0])
+
+
+def test_a_model_on_several_devices_is_refused():
+    model, processor = unmodified.build()
+    model.lm_head.to("meta")
+    with pytest.raises(
+        ValueError, match="model must be on one device, not sharded or offloaded, got weights on cpu, m"
+    ):
+        StreamingSession(model, processor)
 
 
 def test_the_model_is_left_as_it_was():

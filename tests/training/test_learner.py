@@ -165,6 +165,19 @@ def test_the_state_is_what_learns():
             learner.load_state_dict(wrong)
 
 
+def test_the_state_is_what_learns_in_another_module_too():
+    model, processor = unmodified.build(0, "qwen2_5_vl")
+    learner = Learner(model, processor, SOME)
+    learner.learn(tower=False)
+    whole = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2), "learner": learner})
+    state = whole.state_dict()
+    assert {name for name in state if name.startswith("learner.")} == {
+        f"learner.{name}" for name in learner.state_dict()
+    }
+    assert {"head.weight", "head.bias"} <= set(state)
+    assert 0 < len(learner.state_dict()) < len(list(learner.parameters()))
+
+
 @peft
 def test_bf16_holds_what_is_frozen_and_learns_in_float32():
     model, processor = unmodified.build(0, "qwen3_vl")
