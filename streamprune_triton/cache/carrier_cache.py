@@ -212,6 +212,8 @@ class CarrierCache(Cache):
 
 def _text_config(config: Any) -> Any:
     """The configuration of the decoder. Raises ValueError for layers that differ in what they attend to."""
+    if not hasattr(config, "get_text_config"):
+        raise TypeError(f"config must be a model's configuration, as model.config, got {type(config).__name__}")
     text = config.get_text_config(decoder=True)
     types = set(getattr(text, "layer_types", None) or ())
     window = getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None)

@@ -183,6 +183,8 @@ class Rows:
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Replaces the rows by those of a `state()`. Raises ValueError, and changes nothing, where they do not fit."""
+        if set(state) != {"keys", "values"}:
+            raise ValueError(f"state must have keys and values, got {', '.join(sorted(map(str, state))) or 'nothing'}")
         keys, values = state["keys"], state["values"]
         check_state(self, keys, values)
         length = keys.shape[2]

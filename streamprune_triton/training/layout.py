@@ -79,6 +79,8 @@ class Composer:
 
     def __init__(self, model: Any, processor: Any, memory: Memory | None = None, system: str | None = None) -> None:
         self.memory = Memory("carriers") if memory is None else memory
+        if not isinstance(self.memory, Memory):
+            raise TypeError(f"memory must be a Memory or None, got {type(memory).__name__}")
         if self.memory.positions != "absolute":
             raise ValueError(f'memory.positions must be "absolute" in training, got {self.memory.positions!r}')
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -97,6 +99,8 @@ class Composer:
         Raises:
             ValueError, TypeError: naming the argument.
         """
+        if not isinstance(sample, Sample):
+            raise TypeError(f"sample must be a Sample, got {type(sample).__name__}")
         reader, frames = self._reader(sample), checked(sample.frames, None)
         if not len(frames):
             raise ValueError("frames must be at least one, got none")

@@ -105,6 +105,8 @@ class Learner(torch.nn.Module):
             bool, whether every token of the answer, its end included, is the likeliest one: whether greedy decoding
             would give this answer.
         """
+        if not len(samples):
+            raise ValueError("samples must be at least one, got none")
         told = [self._told(sample) for sample in samples]
         losses, right = zip(*told, strict=True)
         return {"loss": torch.stack(losses).mean(), "right": torch.stack(right)}
@@ -139,6 +141,8 @@ class Learner(torch.nn.Module):
         Nothing is drawn, whatever the mode.
         """
         training = self.training
+        if not len(samples):
+            raise ValueError("samples must be at least one, got none")
         self.eval()
         try:
             return sum(bool(self([samples[n]])["right"]) for n in range(len(samples))) / len(samples)

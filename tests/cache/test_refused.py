@@ -112,6 +112,20 @@ def test_states(keys, values, message):
     assert torch.equal(held(cache), before)
 
 
+def test_what_is_no_state_at_all():
+    cache = filled(4, CPU)
+    before = held(cache)
+    for state in ({}, {"keys": before[:, 0]}):
+        with pytest.raises(ValueError, match="state must have keys and values, got"):
+            cache.restore(state)
+    assert torch.equal(held(cache), before)
+
+
+def test_what_is_no_configuration():
+    with pytest.raises(TypeError, match=r"config must be a model's configuration, as model.config, got NoneType"):
+        CarrierCache(None)
+
+
 @pytest.mark.parametrize(
     ("capacity", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)]
 )

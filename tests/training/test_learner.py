@@ -128,6 +128,17 @@ def test_wrong_types_are_named():
         Learner(model, processor, SOME, augment="budget:0,1")
 
 
+def test_no_sample_and_no_sample_at_all():
+    learner = Learner(*unmodified.build(0, "qwen2_5_vl"), SOME)
+    for call in (learner, learner.accuracy):
+        with pytest.raises(ValueError, match="samples must be at least one, got none"):
+            call([])
+    with pytest.raises(TypeError, match="sample must be a Sample, got dict"):
+        learner([{"question": "What?"}])
+    with pytest.raises(TypeError, match="memory must be a Memory or None, got str"):
+        Learner(*unmodified.build(0, "qwen2_5_vl"), SOME, "carriers")
+
+
 def test_carriers_only_keeps_nothing_whatever_else_is_asked_for():
     x = torch.randn(5, 3, 3, 8)
     for config in (
