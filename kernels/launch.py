@@ -38,7 +38,7 @@ class Stream(NamedTuple):
 
 
 def prune(streams: list[Stream], rule: Any, capacities: list[int], out: Any) -> None:
-    """Writes the pruned streams to `out`, which has the fields of `ops.Packed`; `rule` has those of `rule.Rule`.
+    """Writes the pruned streams to `out`, which has the fields of `packed.Packed`; `rule` has those of `rule.Rule`.
 
     Two launches for thresholds, four for a budget, one more for carrier "kept"; with last_kept so many for each frame
     of the longest stream. Never waits for the device. A batch of several streams copies its table to the device.

@@ -44,7 +44,8 @@ def inference(method: Method) -> Method:
     @wraps(method)
     def called(self: Adapter, *args: Any, **kwargs: Any) -> Any:
         kind = self.model.device.type
-        surrounded = not self.gradients and torch.is_autocast_enabled(kind)
+        known = torch.amp.is_autocast_available(kind)  # not of the meta device
+        surrounded = known and not self.gradients and torch.is_autocast_enabled(kind)
         exact = torch.autocast(kind, enabled=False) if surrounded else nullcontext()
         with exact, torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
             return method(self, *args, **kwargs)
