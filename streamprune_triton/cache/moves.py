@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..ops import runs_triton
+from ..transfer import upload
 
 
 def numbers(rows: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
@@ -46,8 +47,7 @@ def filled(length: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def on(device: torch.device, array: np.ndarray) -> torch.Tensor:
     """The array on a device: one copy that the host does not wait for."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return upload(torch.from_numpy(np.ascontiguousarray(array)), device)
 
 
 def move(kv: torch.Tensor, sources: np.ndarray, holes: np.ndarray) -> None:

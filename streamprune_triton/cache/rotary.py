@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..transfer import upload
+
 CHANGING = ("dynamic", "longrope")  # rope types whose frequencies depend on the length
 
 
@@ -58,7 +60,7 @@ class Rotary:
         """
         if shift.ndim != 2 or shift.shape[0] != self.axes:
             raise ValueError(f"shift must have shape ({self.axes}, R), got {tuple(shift.shape)}")
-        moved = shift.to(self.inv_freq.device, torch.float64)
+        moved = upload(shift.double(), self.inv_freq.device)
         angle = moved[self.axis].T * self.inv_freq.double()
         return angle.cos().float(), angle.sin().float()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import numpy as np
 import torch
 
+from ..transfer import upload
 from .positions import Layout
 from .processor import picture_images
 
@@ -189,7 +190,7 @@ class Adapter:
     @inference
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """(L, D) embeddings of token ids (L,)."""
-        return self.model.get_input_embeddings()(ids.to(self.model.device))
+        return self.model.get_input_embeddings()(upload(ids, self.model.device))
 
     @inference
     def forward(
@@ -215,7 +216,7 @@ class Adapter:
         held = 0 if cache is None else cache.get_seq_length()
         output = self.language_model(
             inputs_embeds=embeds[None].to(self.model.dtype),
-            position_ids=self._position_ids(positions).to(embeds.device),
+            position_ids=upload(self._position_ids(positions), embeds.device),
             attention_mask=None if mask is None else attention_mask(mask, self.model),
             past_key_values=cache,
             use_cache=cache is not None,
@@ -261,7 +262,7 @@ def attention_mask(mask: torch.Tensor, model: Any) -> torch.Tensor:
     Raises ValueError for implementations that take no such mask (FlashAttention).
     """
     kind = model.config.get_text_config()._attn_implementation
-    mask = mask[None, None].to(model.device)
+    mask = upload(mask[None, None], model.device)
     if kind == "sdpa":
         return mask
     if kind == "eager":

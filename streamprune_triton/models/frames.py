@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..transfer import upload
 from .base import Adapter, Features, inference
 from .positions import Flat
 from .processor import FrameProcessor
@@ -48,7 +49,7 @@ class Frames(Adapter):
     def many_features(self, pixels: Sequence[torch.Tensor]) -> list[Features]:
         counts = [len(each) for each in pixels]
         with _lock(self.model):
-            answer = self.rows(torch.cat(list(pixels)).to(self.model.device))
+            answer = self.rows(upload(torch.cat(list(pixels)), self.model.device))
         rows = torch.cat([each.flatten(0, -2) for each in answer])
         shape = (sum(counts), self.side, self.side)
         x = rows[: shape[0] * shape[1] * shape[2]].view(*shape, -1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..transfer import upload
 from .base import Adapter, inference
 from .llava_next_video import LlavaNextVideo
 
@@ -31,5 +32,5 @@ class LlavaOnevision(LlavaNextVideo):
 
     @inference
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        newline = (ids == self.video_token_id).to(self.model.device)
+        newline = upload(ids == self.video_token_id, self.model.device)
         return torch.where(newline[:, None], self.model.model.image_newline, super().embed(ids))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..transfer import upload
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -92,7 +94,7 @@ class FrameProcessor:
         if size != (h * images.patch_size, w * images.patch_size):
             return self._resized(frames)
         grid = torch.tensor([[len(frames) // images.temporal_patch_size, h, w]])
-        return cut(torch.from_numpy(np.require(frames, requirements="W")).to(device), images), grid
+        return cut(upload(torch.from_numpy(np.require(frames, requirements="W")), device), images), grid
 
     def _resized(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As `patches`. The image processor repeats an image over the slots of a temporal patch; slot k of a pair (or
@@ -116,7 +118,7 @@ def cut(frames: torch.Tensor, images: Any) -> torch.Tensor:
     """
     n, height, width, _ = frames.shape
     p, m, slots = images.patch_size, images.merge_size, images.temporal_patch_size
-    mean, std = (torch.tensor(each, device=frames.device) for each in (images.image_mean, images.image_std))
+    mean, std = upload(torch.tensor([images.image_mean, images.image_std]), frames.device)
     x = (frames.float() * images.rescale_factor - mean) / std
     x = x.view(n // slots, slots, height // p // m, m, p, width // p // m, m, p, 3)
     return x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, 3 * slots * p * p)

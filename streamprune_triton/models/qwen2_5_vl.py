@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..transfer import upload
 from .base import Adapter, Features, inference
 from .positions import Clocked, Layout
 from .processor import FrameProcessor, patch_images
@@ -44,7 +45,7 @@ class Qwen25VL(Adapter):
     @inference
     def many_features(self, pixels: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[Features]:
         patches, grid = (torch.cat(each) for each in zip(*pixels, strict=True))
-        output = self._tower(patches.to(self.model.device), grid)
+        output = self._tower(upload(patches, self.model.device), grid)
         levels = getattr(output, "deepstack_features", None) or ()
         every = [self._cut(rows, grid.tolist()) for rows in (getattr(output, "pooler_output", output), *levels)]
         return [Features(x, tuple(rest)) for x, *rest in zip(*every, strict=True)]
@@ -82,7 +83,7 @@ class Qwen25VL(Adapter):
     def _tower(self, patches: torch.Tensor, grid: torch.Tensor) -> Any:
         """The output for patches on the device and their grid (N, 3) on the host."""
         known = self._known(grid)
-        return self.model.model.get_video_features(patches, grid if known else grid.to(patches.device), **known)
+        return self.model.model.get_video_features(patches, grid if known else upload(grid, patches.device), **known)
 
     def _known(self, grid: torch.Tensor) -> dict[str, Any]:
         """What the tower need not derive itself from a grid (N, 3) on the host; with it the grid stays there."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..transfer import upload
 from .base import DeepStack
 from .positions import Blocks
 from .processor import patch_images
@@ -57,7 +58,7 @@ class Qwen3VL(Qwen25VL):
     def _deepstack(self, deepstack: DeepStack | None) -> dict[str, Any]:
         if deepstack is None:
             return {}
-        at = deepstack.at[None].to(self.model.device)
+        at = upload(deepstack.at[None], self.model.device)
         return {"visual_pos_masks": at, "deepstack_visual_embeds": list(deepstack.levels)}
 
 

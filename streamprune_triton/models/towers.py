@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..transfer import upload
+
 WINDOWED, INTERPOLATED = ("qwen2_5_vl",), ("qwen3_vl", "qwen3_vl_moe")
 KNOWN = ("qwen2_vl", "video_llama_3", *WINDOWED, *INTERPOLATED)
 
@@ -40,7 +42,7 @@ def precomputed(model: Any, grid: torch.Tensor, merge: int) -> dict[str, Any]:
             spatial_merge_size=merge,
         )
         found["interp_indices"], found["interp_weights"] = taps
-    there = {name: value.to(model.device) for name, value in found.items()}
+    there = {name: upload(value, model.device) for name, value in found.items()}
     return {f"video_{name}": value for name, value in (there | ends).items()}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..transfer import upload
 from .base import Adapter
 from .positions import Flat, Layout
 from .processor import FrameProcessor, patch_images
@@ -51,7 +52,7 @@ class VideoLlama3(Qwen25VL):
 
     def _tower(self, patches: torch.Tensor, grid: torch.Tensor) -> Any:
         known = self._known(grid)
-        grid = grid if known else grid.to(patches.device)
+        grid = grid if known else upload(grid, patches.device)
         return self.model.model.get_video_features(patches, grid, torch.full_like(grid[:, 0], self._merge), **known)
 
     @property

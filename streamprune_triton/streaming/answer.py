@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from ..config import PruneConfig
+from ..transfer import upload
 from .generation import Decoding
 from .ingest import counts, ingest
 from .past import Past
@@ -78,7 +79,7 @@ class Answer:
                     logits = self._next(seen[-1:])
                     self._read += 1
                 token = self._decoding.choose(logits, seen)
-                seen = torch.cat([seen, seen.new_tensor([token])])
+                seen = torch.cat([seen, upload(torch.tensor([token]), seen.device)])
             if token in self._decoding.eos:
                 return
             self._ids.append(token)
@@ -114,4 +115,4 @@ class Answer:
         """(L,) what a repetition penalty looks at: the dialogue's tokens, and one for the video."""
         video = torch.tensor([self._reader.adapter.visual_token_id])
         tail = torch.tensor(self._past.tail, dtype=torch.int64)
-        return torch.cat([self._reader.talk.opening, video, tail, self._asked]).to(device)
+        return upload(torch.cat([self._reader.talk.opening, video, tail, self._asked]), device)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..models.base import Adapter, DeepStack, Features
+from ..transfer import upload
 
 if TYPE_CHECKING:
     from ..cache import CarrierCache
@@ -87,7 +88,7 @@ class Graphs:
         with self._turn:
             if key not in self._towers and ("tower" in self._refused or len(self._towers) == SHAPES):
                 return self._adapter.features(pixels)
-            inputs = tuple(each.to(self._adapter.model.device) for each in parts if _moves(each))
+            inputs = tuple(upload(each, self._adapter.model.device) for each in parts if _moves(each))
             if key not in self._towers:
                 self._capture(self._towers, key, partial(self._tower, pixels), inputs, "tower")
             if key not in self._towers:
@@ -206,9 +207,9 @@ class Graphs:
         seen = torch.zeros(size, kv.shape[3], dtype=torch.bool)
         seen[:count, : held + count] = sight
         seen[count:, 0] = True
-        device = kv.device
         at = torch.arange(held, held + size)
-        return embeds[rows.to(device)], positions[:, rows].to(device), seen.to(device), at.to(device)
+        rows, placed, seen, at = (upload(each, kv.device) for each in (rows, positions[:, rows], seen, at))
+        return embeds[rows], placed, seen, at
 
 
 def _spread(deepstack: DeepStack | None, size: int) -> list[torch.Tensor]:
@@ -219,7 +220,7 @@ def _spread(deepstack: DeepStack | None, size: int) -> list[torch.Tensor]:
     at = deepstack.at.nonzero()[:, 0]
     every = [level.new_zeros(size, level.shape[1]) for level in deepstack.levels]
     for rows, level in zip(every, deepstack.levels, strict=True):
-        rows[at.to(level.device)] = level
+        rows[upload(at, level.device)] = level
     return every
 
 

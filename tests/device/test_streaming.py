@@ -1,0 +1,54 @@
+"""Sessions on a device: the answers of the CPU, and one wait a step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import unmodified
+from streams import GREEDY, SOME, WHAT, fed
+
+from streamprune_triton import Memory
+from streamprune_triton.models.base import Adapter
+from streamprune_triton.models.towers import precomputed
+
+MEMORIES = {
+    "tokens": Memory("tokens", max_tokens=60),
+    "carriers": Memory("carriers", max_carriers=4),
+    "hybrid": Memory("hybrid", max_carriers=6, recent_frames=2, positions="compact"),
+}
+FRAMES = unmodified.film(12)
+COUNTS = "streamprune_triton/streaming/steps.py: host = "  # what is kept has to reach the host
+
+
+@pytest.fixture(autouse=True)
+def streamed(family: tuple[Any, Any]) -> None:
+    kind = family[0].config.model_type
+    if kind in unmodified.UNSTREAMED:
+        pytest.skip(f"no session runs on {kind}")
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["eager", "fixed shapes"])
+@pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
+def test_an_append_waits_once(
+    family: tuple[Any, Any], away: Any, waits: Counter[tuple[str, str]], memory: Memory, graphs: bool
+) -> None:
+    """In eager mode some models wait inside; in fixed shapes none does whose tower can be told what it derives."""
+    expected = fed(family, FRAMES, 2, SOME, memory).ask(WHAT, **GREEDY)
+    away()
+    session = fed(family, FRAMES[:8], 2, SOME, memory, cuda_graphs=graphs)
+    captured = graphs and told(session._reader.adapter)
+    waits.clear()
+    for n in range(8, 12, 2):
+        session.append(FRAMES[n : n + 2])
+    lines = {line: count for (_, line), count in waits.items() if captured or not line.startswith("transformers/")}
+    (only,) = lines
+    assert only.startswith(COUNTS)
+    assert lines[only] == 2 * (1 if memory.mode == "tokens" else 2), "an append: what is kept, and the carriers"
+    assert session.ask(WHAT, **GREEDY) == expected
+
+
+def told(adapter: Adapter) -> bool:
+    pixels = adapter.pixels(FRAMES[:2])
+    return not isinstance(pixels, tuple) or bool(precomputed(adapter.model, pixels[1], adapter._merge))
