@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from streamprune_triton import ops
+
 NAME = "elsewhere"
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("streamprune_triton", "kernels", "examples", "benchmarks")
@@ -56,6 +58,8 @@ class Elsewhere(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "streamprune":  # a composite: made of operators and kernels, on whatever device
+            return getattr(ops, f"_{func._schema.name.partition('::')[2]}")(*args)
         return run(func, args, kwargs or {})
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
@@ -67,6 +71,9 @@ class Elsewhere(torch.Tensor):
 
     def numpy(self, **_: Any) -> Any:
         raise TypeError(f"can't convert {NAME} device type tensor to numpy")
+
+    def data_ptr(self) -> int:
+        return self.here.data_ptr()
 
     def untyped_storage(self) -> Any:  # where it lies, for those who look for shared memory
         return self.here.untyped_storage()
@@ -125,7 +132,11 @@ def _refuse(func: Any, args: Any, tensors: list[torch.Tensor], far: list[Elsewhe
 
 def _look(func: Any, args: Any, kwargs: dict[str, Any], far: list[Elsewhere]) -> None:
     if func is aten.copy_.default and isinstance(args[0], Elsewhere) != isinstance(args[1], Elsewhere):
-        note("copy to the device" if isinstance(args[0], Elsewhere) else "copy to the host")
+        queued = (args[2:] or [kwargs.get("non_blocking", False)])[0]
+        if isinstance(args[0], Elsewhere) and not queued:
+            note("copy to the device")
+        elif isinstance(args[1], Elsewhere):  # queued or not: who wants the values waits for them
+            note("copy to the host")
     elif func is aten._to_copy.default and far and torch.device(kwargs.get("device") or NAME).type != NAME:
         note("copy to the host")
     elif (func in SHAPED and far) or (func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None):
