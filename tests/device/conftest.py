@@ -47,3 +47,9 @@ def away(family: tuple[Any, Any]) -> Iterator[Any]:
 def sent(given: dict[str, Any]) -> dict[str, Any]:
     """A model's arguments, on the device."""
     return {name: x.to(elsewhere.NAME) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of NumPy, in which Triton's interpreter computes."""
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"))

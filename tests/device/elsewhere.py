@@ -30,7 +30,17 @@ SHAPED = {  # by values
     *(aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default),
     *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
 }
-MADE = ("arange", "arange.start", "arange.start_step", "linspace", "eye", "eye.m", "randperm", "_local_scalar_dense")
+MADE = (
+    "arange",
+    "arange.start",
+    "arange.start_step",
+    "linspace",
+    "eye",
+    "eye.m",
+    "randperm",
+    "_local_scalar_dense",
+    "copy_",
+)
 
 waits: Counter[tuple[str, str]] = Counter()  # by (operator, the line of the package or of transformers that asked)
 
@@ -154,7 +164,6 @@ def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
 def register() -> list[torch.library.Library]:
     """The device, for as long as what is returned is held."""
     _setup_privateuseone_for_python_backend(NAME)
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor makes its values on the CPU, and sends them
     others, made = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     others.fallback(_fallback, "PrivateUse1")
     for name in MADE:
