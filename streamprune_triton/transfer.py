@@ -1,6 +1,8 @@
-"""What goes to the device, and who waits for it."""
+"""Between the host and the device, and who waits for whom."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -16,3 +18,12 @@ def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def download(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors of one device on the host, which waits for them once."""
+    queued = bool(tensors) and tensors[0].is_cuda
+    host = [each.to("cpu", non_blocking=queued) for each in tensors]
+    if queued:
+        torch.cuda.current_stream(tensors[0].device).synchronize()
+    return host

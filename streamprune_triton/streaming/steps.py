@@ -12,6 +12,7 @@ from ..attribution import KEPT, fates
 from ..config import PruneConfig
 from ..models.base import Adapter, DeepStack, Features
 from ..result import PruneResult
+from ..transfer import download
 from .keeping import Death
 from .past import Block, Past, Reading
 from .rows import CARRIER, FOREVER, FRAME_BEGIN, FRAME_END, TOKEN, Rows
@@ -36,9 +37,7 @@ class Pruned(NamedTuple):
         wanted = [fates(result, config) for result in results]
         if carriers:
             wanted += [result.carriers.float() for result in results if result.carriers is not None]
-        host = [each.to("cpu", non_blocking=True) for each in wanted]
-        if wanted and wanted[0].is_cuda:
-            torch.cuda.current_stream(wanted[0].device).synchronize()
+        host = download(wanted)
         for result, fate in zip(results, host, strict=False):
             result.settle(int((fate == KEPT).sum()))
         count = len(results)

@@ -19,7 +19,7 @@ MEMORIES = {
     "hybrid": Memory("hybrid", max_carriers=6, recent_frames=2, positions="compact"),
 }
 FRAMES = unmodified.film(12)
-COUNTS = "streamprune_triton/streaming/steps.py: host = "  # what is kept has to reach the host
+COUNTS = "streamprune_triton/transfer.py: host = "  # what is kept has to reach the host
 
 
 @pytest.fixture(autouse=True)
