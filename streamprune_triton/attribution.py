@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from .config import PruneConfig
 from .reference import candidates
 from .result import PruneResult
 from .rule import Rule
+from .transfer import download
 
 KEPT, BY_TIME, BY_SPACE, NOT_FINITE = range(4)
 
@@ -21,23 +24,37 @@ def attribute(result: PruneResult, config: PruneConfig) -> np.ndarray:
     thresholds) goes to the larger of the two similarities, ties to time. NOT_FINITE are dropped tokens without any
     similarity, in results that count non-finite ones.
     """
-    return fates(result, config).cpu().numpy()
+    return fate(Grounds(*download(grounds(result))), config)
 
 
-def fates(result: PruneResult, config: PruneConfig) -> torch.Tensor:
-    """As `attribute`, on the result's device, without a wait for it."""
-    keep, temporal, spatial = result.keep, result.temporal, result.spatial
+class Grounds(NamedTuple):
+    """What the fates of a result's tokens follow from."""
+
+    keep: torch.Tensor  # (T, H, W) bool
+    temporal: torch.Tensor  # (T, H, W) float32
+    spatial: torch.Tensor  # (T, H, W) float32
+    nonfinite: torch.Tensor  # () int64
+    frames: torch.Tensor  # () int64, of the stream up to here
+
+
+def grounds(result: PruneResult) -> Grounds:
+    return Grounds(result.keep, result.temporal, result.spatial, result.nonfinite, result.state.frames)
+
+
+def fate(known: Grounds, config: PruneConfig) -> np.ndarray:
+    """As `attribute`, of what is on the host: there it takes less time than the launches on a device."""
+    keep, temporal, spatial, nonfinite, frames = known
     t, h, w = keep.shape
     rule = Rule.of(config, keep.device)
-    numbers = result.state.frames - t + torch.arange(t, device=keep.device)
-    spatial = spatial.masked_fill(~candidates(h, w, numbers, rule), torch.nan)
+    candidate = spatial.masked_fill(~candidates(h, w, frames - t + torch.arange(t), rule), torch.nan)
     by_time = temporal > rule.temporal_threshold
-    by_space = ~by_time & (spatial > rule.spatial_threshold)
-    larger_in_space = spatial.nan_to_num(nan=-1) > temporal.nan_to_num(nan=-1)
-    fate = torch.full((t, h, w), BY_TIME, dtype=torch.uint8, device=keep.device)
+    by_space = ~by_time & (candidate > rule.spatial_threshold)
+    larger_in_space = candidate.nan_to_num(nan=-1) > temporal.nan_to_num(nan=-1)
+    fate = torch.full((t, h, w), BY_TIME, dtype=torch.uint8)
     fate.masked_fill_(by_space | (~by_time & larger_in_space), BY_SPACE)
-    fate.masked_fill_(temporal.isnan() & result.spatial.isnan() & (result.nonfinite > 0), NOT_FINITE)
-    return fate.masked_fill_(keep, KEPT)
+    if nonfinite > 0:
+        fate.masked_fill_(temporal.isnan() & spatial.isnan(), NOT_FINITE)
+    return fate.masked_fill_(keep, KEPT).numpy()
 
 
 def budgeted(config: PruneConfig) -> bool:

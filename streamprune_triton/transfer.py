@@ -21,9 +21,14 @@ def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
 
 
 def download(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Tensors of one device on the host, which waits for them once."""
-    queued = bool(tensors) and tensors[0].is_cuda
-    host = [each.to("cpu", non_blocking=queued) for each in tensors]
-    if queued:
-        torch.cuda.current_stream(tensors[0].device).synchronize()
-    return host
+    """Tensors of one device on the host: one copy of all their bytes, which it waits for."""
+    if not tensors or tensors[0].is_cpu:
+        return [each.detach() for each in tensors]
+    aligned = sorted(range(len(tensors)), key=lambda n: -tensors[n].itemsize)
+    packed = torch.cat([tensors[n].detach().reshape(-1).view(torch.uint8) for n in aligned])
+    host = packed.to("cpu", non_blocking=packed.is_cuda)
+    if packed.is_cuda:
+        torch.cuda.current_stream(packed.device).synchronize()
+    parts = iter(host.split([tensors[n].nbytes for n in aligned]))
+    found = {n: next(parts).view(tensors[n].dtype).view(tensors[n].shape) for n in aligned}
+    return [found[n] for n in range(len(tensors))]

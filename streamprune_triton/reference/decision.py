@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..rule import Rule
@@ -71,17 +73,17 @@ def candidates(h: int, w: int, numbers: torch.Tensor, rule: Rule) -> torch.Tenso
     i = torch.arange(h, device=numbers.device)[:, None]
     j = torch.arange(w, device=numbers.device)[None, :]
     n = numbers[:, None, None]
-    by_name = {
-        "checkerboard": (i + j) % 2 == 1,
-        "checkerboard_even": (i + j) % 2 == 0,
-        "alternate": (i + j + n) % 2 == 1,
-        "rows": i % 2 == 1,
-        "columns": j % 2 == 1,
-        "all": i >= 0,
-        "none": i < 0,
-        "tensor": rule.mask,
+    by_name: dict[str, Callable[[], torch.Tensor | None]] = {
+        "checkerboard": lambda: (i + j) % 2 == 1,
+        "checkerboard_even": lambda: (i + j) % 2 == 0,
+        "alternate": lambda: (i + j + n) % 2 == 1,
+        "rows": lambda: i % 2 == 1,
+        "columns": lambda: j % 2 == 1,
+        "all": lambda: i >= 0,
+        "none": lambda: i < 0,
+        "tensor": lambda: rule.mask,
     }
-    mask = by_name[rule.mask_kind]
+    mask = by_name[rule.mask_kind]()
     assert mask is not None
     return mask.expand(len(numbers), h, w)
 

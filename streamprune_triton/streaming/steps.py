@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from ..attribution import KEPT, fates
+from ..attribution import KEPT, Grounds, fate, grounds
 from ..config import PruneConfig
 from ..models.base import Adapter, DeepStack, Features
 from ..result import PruneResult
@@ -34,17 +35,17 @@ class Pruned(NamedTuple):
         cls, results: list[PruneResult], features: list[Features], config: PruneConfig, carriers: bool
     ) -> list[Pruned]:
         """Of several streams. Here the host waits for the device, once: for what is kept, and for the carriers."""
-        wanted = [fates(result, config) for result in results]
+        wanted = [each for result in results for each in grounds(result)]
         if carriers:
-            wanted += [result.carriers.float() for result in results if result.carriers is not None]
-        host = download(wanted)
-        for result, fate in zip(results, host, strict=False):
-            result.settle(int((fate == KEPT).sum()))
-        count = len(results)
-        pooled: list[np.ndarray | None] = [each.numpy() for each in host[count:]]
-        pooled = pooled or [None] * count
-        rows = zip(results, features, host[:count], pooled, strict=True)
-        return [cls(result, x.levels, fate.numpy(), each) for result, x, fate, each in rows]
+            wanted += [result.carriers for result in results if result.carriers is not None]
+        host = iter(download(wanted))
+        found = [fate(Grounds(*islice(host, len(Grounds._fields))), config) for _ in results]
+        pooled: list[np.ndarray | None] = [each.float().numpy() for each in host]
+        pooled = pooled or [None] * len(results)
+        for result, fates in zip(results, found, strict=True):
+            result.settle(int((fates == KEPT).sum()))
+        rows = zip(results, features, found, pooled, strict=True)
+        return [cls(result, x.levels, fates, each) for result, x, fates, each in rows]
 
 
 class Plan(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import models
-from ..attribution import fates
+from ..attribution import attribute
 from ..config import PruneConfig
 from ..models.base import DeepStack, Features
 from ..models.positions import Cursor
@@ -180,6 +180,6 @@ class Composer:
 def _pruned(features: Features, config: PruneConfig, carriers: bool) -> Pruned:
     """As `Pruned.of`, with gradients through tokens and carriers."""
     result = prune(features.x, config)
-    fate = fates(result, config).cpu().numpy()
+    fate = attribute(result, config)
     pooled = result.carriers.detach().float().cpu().numpy() if carriers and result.carriers is not None else None
     return Pruned(result, features.levels, fate, pooled)
