@@ -45,3 +45,21 @@ def gradients(model: Any, given: dict[str, Any]) -> dict[str, torch.Tensor]:
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["behind tokens", "carriers alone"])
+def test_a_step_of_training(family: tuple[Any, Any], away: Any, alone: bool) -> None:
+    if family[0].config.model_type in unmodified.UNSTREAMED:
+        pytest.skip("no session runs on the family, so it is not trained with carriers")
+    sample = sp.training.Sample(unmodified.film(6), WHAT, "A box.", 1.0)
+
+    def loss() -> torch.Tensor:
+        return (
+            sp.training.Learner(*family, sp.training.carriers_only(SOME) if alone else SOME)([sample])["loss"]
+            .detach()
+            .cpu()
+        )
+
+    expected = loss()
+    away()
+    torch.testing.assert_close(loss(), expected, atol=1e-5, rtol=0)

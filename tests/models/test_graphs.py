@@ -64,6 +64,20 @@ def test_a_session_holds_what_one_without_them_holds(built: tuple[Any, Any], mem
     assert same_past(plain, fixed), "a question left something behind"
 
 
+@_needs_cuda
+def test_on_cuda_only_what_is_kept_is_waited_for(family: tuple[Any, Any]) -> None:
+    """torch tells every other wait; `tests/device` finds them on a CPU."""
+    model, processor = family
+    frames = unmodified.film(24)
+    try:
+        session = fed((model.to("cuda"), processor), frames[:16], 2, SOME, MEMORIES["compact"], cuda_graphs=True)
+        torch.cuda.set_sync_debug_mode("error")
+        session.append(frames[16:18])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        model.to("cpu")
+
+
 def test_each_step_is_a_replay_of_the_first(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     made, called = [], []
     start, call = graphs.Replay.__init__, graphs.Replay.__call__
