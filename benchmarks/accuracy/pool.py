@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class Pool:
     def __init__(self, tower: Tower, steps: int, size: int, seed: int, reuse: int = 4) -> None:
         self._tower, self._steps, self._seed, self._reuse = tower, steps, seed, reuse
         self._chunks: deque[tuple[torch.Tensor, Clips]] = deque(maxlen=max(_FIRST, size // _CHUNK))
+        self._seeds: deque[int] = deque(maxlen=self._chunks.maxlen)  # of the chunks
         self._due = 0
         for _ in range(_FIRST):
             self._more()
@@ -48,10 +50,21 @@ class Pool:
         known = np.stack([clip.known[row] for clip, row in made])
         return asked(rng, x, {name: value.to(x.device) for name, value in labels.items()}, known, count, self._weight)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"seeds": list(self._seeds), "next": self._seed, "due": self._due}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes the clips again."""
+        self._chunks.clear()
+        for self._seed in state["seeds"]:
+            self._more()
+        self._seed, self._due = state["next"], state["due"]
+
     @torch.no_grad()
     def _more(self) -> None:
         clips = make(self._seed, _CHUNK, self._steps)
         self._seed += 1
         x = self._tower(clips.frames.to(torch.get_default_device())).to(torch.bfloat16)
         self._chunks.append((x, Clips(clips.frames[:0], clips.labels, clips.known)))
+        self._seeds.append(self._seed - 1)
         self._weight = questions.balance(np.concatenate([each.known for _, each in self._chunks]))

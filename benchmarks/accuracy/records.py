@@ -49,8 +49,9 @@ class Records:
         return time.monotonic() - self._saved > self._every
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replaces the checkpoint, which is whole at any time."""
-        torch.save(state | {"seconds": self.seconds}, self.folder / "checkpoint.tmp")
+        """Replaces the checkpoint, which is whole at any time. torch's random numbers go on from there as well."""
+        random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        torch.save(state | {"seconds": self.seconds, "random": random}, self.folder / "checkpoint.tmp")
         os.replace(self.folder / "checkpoint.tmp", self.folder / "checkpoint.pt")
         self._saved = time.monotonic()
 
@@ -61,4 +62,7 @@ class Records:
             return None
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         self.seconds = state["seconds"]
+        host, *others = (each.cpu() for each in state["random"])
+        torch.set_rng_state(host)
+        torch.cuda.set_rng_state_all(others)
         return state

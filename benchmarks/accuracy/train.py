@@ -6,16 +6,15 @@
    inner states of visual tokens: where and when they are, what is new or gone at them, what was seen so far.
 
 A run may be killed at any time and goes on where its last checkpoint, at most two minutes old, left it: the same
-command again. In DIR: checkpoint.pt (all that is needed to go on), log.jsonl (losses, accuracies by type), and
-model.safetensors (the weights' moving average as `streamprune_triton.shapes.model.load` takes it). On a GPU:
-`--device cuda --rows 60000 --width 192`.
+command again; killed or not, one kind of machine comes to the same weights. In DIR: checkpoint.pt (all that is needed
+to go on), log.jsonl (losses, accuracies by type), and model.safetensors (the weights' moving average as
+`streamprune_triton.shapes.model.load` takes it). On a GPU: `--device cuda --rows 60000 --width 192`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import time
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,8 @@ from .train_tower import tower_step
 
 RATE = 2e-3
 POOL = {2: 512, 4: 512, 8: 384, 16: 320, 32: 128}  # clips held, by their steps
-CHECKPOINT, REPORT, VALIDATE = 120.0, 50, 900.0  # seconds, steps, seconds
+CHECKPOINT, REPORT = 120.0, 50  # seconds, steps
+VALIDATE = 1409  # steps from the first to the next: validation draws random numbers too, and these gave what ships
 
 
 class Run:
@@ -63,17 +63,15 @@ class Run:
     def train(self) -> None:
         """Both stages to their end."""
         self.load()
-        validated = time.monotonic()
         while any(self.steps[stage] < self.goal(stage) for stage in self.steps):
             stage = "tower" if self.steps["tower"] < self.goal("tower") else "text"
             (self.tower_step if stage == "tower" else self.text_step)()
             if self.steps[stage] % REPORT == 0:
                 self.records.report(stage, self.steps[stage])
+            if stage == "text" and self.steps["text"] % VALIDATE == 1:
+                self.validate()
             if self.records.due():
                 self.save()
-            if stage == "text" and time.monotonic() - validated > VALIDATE:
-                self.validate()
-                validated = time.monotonic()
         self.validate()
         self.save()
 
@@ -112,8 +110,7 @@ class Run:
     def pool(self, steps: int) -> Pool:
         if steps not in self._pools:
             first = TRAINING + 100_000_000 * self.options.seed + 10_000_000 * (1 + steps.bit_length())
-            seed = first + self.steps["text"] * 10  # a run that goes on sees new clips
-            self._pools[steps] = Pool(self.net.features, steps, POOL[steps], seed)
+            self._pools[steps] = Pool(self.net.features, steps, POOL[steps], first + self.steps["text"] * 10)
             mixture = curriculum.mixture(self.steps["text"] / self.goal("text"))
             self._pools = {n: pool for n, pool in self._pools.items() if n in mixture or n == steps}
         return self._pools[steps]
@@ -136,7 +133,7 @@ class Run:
 
     def save(self) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("net", "tower", "text", "average")}
-        self.records.save({**parts, "steps": self.steps})
+        self.records.save({**parts, "steps": self.steps, "pools": {n: p.state_dict() for n, p in self._pools.items()}})
 
     def load(self) -> None:
         """Goes on from the checkpoint, where there is one."""
@@ -144,6 +141,9 @@ class Run:
             for name in ("net", "tower", "text", "average"):
                 getattr(self, name).load_state_dict(state[name])
             self.steps = state["steps"]
+            for steps, held in state["pools"].items():
+                self._pools[steps] = Pool(self.net.features, steps, POOL[steps], 0)
+                self._pools[steps].load_state_dict(held)
 
 
 def initialise(model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from benchmarks.accuracy.carriers import __main__ as asking
 from benchmarks.accuracy.carriers import curriculum, modes, report, tables, train
 from benchmarks.accuracy.marks import ALL
 from benchmarks.accuracy.methods import everything
+from benchmarks.accuracy.records import Records
 from streamprune_triton.shapes import model as small
 
 
@@ -48,6 +50,27 @@ def test_a_run_trains_both_stages_and_goes_on(tmp_path: Path, monkeypatch: pytes
     assert not torch.equal(begun[tower], one[tower])
     assert torch.equal(one[tower], two[tower])
     assert not torch.equal(one[inner], two[inner])
+
+
+def test_a_killed_run_comes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ONE", "TWO"):
+        monkeypatch.setattr(curriculum, name, {2: 1.0})
+    monkeypatch.setattr(before, "STAGES", ((0.0, {2: 1.0}),))
+    whole = run(monkeypatch, tmp_path / "whole", 1, 4)
+    step, taken = train.Run.step, itertools.count()
+
+    def killed(self: train.Run) -> None:
+        if next(taken) == 3:
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(train.Run, "step", killed)
+    monkeypatch.setattr(Records, "due", lambda self: True)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, tmp_path / "killed", 1, 4)
+    again = run(monkeypatch, tmp_path / "killed", 1, 4)
+    expected = whole.net.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in again.net.state_dict().items())
 
 
 def test_batches_of_the_second_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.accuracy import curriculum, train
+from benchmarks.accuracy.records import Records
 from streamprune_triton.shapes import model as small
 
 SIZES = ("--width", "32", "--layers", "4", "--tower-width", "32", "--tower-layers", "1")
@@ -51,3 +54,28 @@ def test_a_run_trains_tower_and_text_and_goes_on(tmp_path: Path, monkeypatch: py
 def test_a_seed_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = (run(monkeypatch, tmp_path / name, 1, 1) for name in "ab")
     assert torch.equal(inner(one), inner(two))
+
+
+def test_weights_do_not_depend_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation draws random numbers, so it must come at the same steps on a slow machine."""
+    one = run(monkeypatch, tmp_path / "fast", 1, 3)
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(hours)))
+    assert torch.equal(inner(one), inner(run(monkeypatch, tmp_path / "slow", 1, 3)))
+
+
+def test_a_killed_run_comes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "VALIDATE", 2)
+    whole = run(monkeypatch, tmp_path / "whole", 1, 4)
+    step, taken = train.Run.text_step, itertools.count()
+
+    def killed(self: train.Run) -> None:
+        if next(taken) == 2:
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(train.Run, "text_step", killed)
+    monkeypatch.setattr(Records, "due", lambda self: True)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, tmp_path / "killed", 1, 4)
+    assert torch.equal(inner(run(monkeypatch, tmp_path / "killed", 1, 4)), inner(whole))

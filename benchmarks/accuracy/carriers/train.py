@@ -8,9 +8,9 @@
 
 In both, heads on carriers' inner states are taught what is in a step and what was seen so far (knowledge.py).
 
-A run may be killed at any time and goes on where its last checkpoint left it: the same command again. In DIR:
-checkpoint.pt, log.jsonl, one.safetensors (after the first stage) and model.safetensors. `--one-steps 0` is the second
-stage alone.
+A run may be killed at any time and goes on where its last checkpoint left it, to the same weights: the same command
+again. In DIR: checkpoint.pt, log.jsonl, one.safetensors (after the first stage) and model.safetensors. `--one-steps 0`
+is the second stage alone.
 """
 
 from __future__ import annotations
@@ -149,8 +149,7 @@ class Run:
     def pool(self, steps: int) -> Pool:
         if steps not in self._pools:
             first = TRAINING + 100_000_000 * self.options.seed + SEEDS + 1_000_000 * steps.bit_length()
-            seed = first + self.steps["two"] * 10  # a run that goes on sees new clips
-            self._pools[steps] = Pool(self.net.features, steps, POOL[steps], seed, REUSE)
+            self._pools[steps] = Pool(self.net.features, steps, POOL[steps], first + self.steps["two"] * 10, REUSE)
         return self._pools[steps]
 
     def count(self, values: dict[str, float]) -> None:
@@ -179,7 +178,8 @@ class Run:
 
     def save(self) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("net", "optimizers", "average")}
-        self.records.save({**parts, "stage": self.stage, "steps": self.steps})
+        pools = {n: pool.state_dict() for n, pool in self._pools.items()}
+        self.records.save({**parts, "stage": self.stage, "steps": self.steps, "pools": pools})
 
     def load(self) -> None:
         """Goes on from the checkpoint, where there is one."""
@@ -188,6 +188,9 @@ class Run:
             for name in ("net", "optimizers", "average"):
                 getattr(self, name).load_state_dict(state[name])
             self.steps = state["steps"]
+            for steps, held in state["pools"].items():
+                self._pools[steps] = Pool(self.net.features, steps, POOL[steps], 0, REUSE)
+                self._pools[steps].load_state_dict(held)
 
 
 def arguments() -> argparse.Namespace:
