@@ -84,7 +84,7 @@ class Keeping:
     def _add_carrier(self, block: int, carrier: np.ndarray) -> Iterator[Death]:
         if self.carriers:
             self.similar.append(cosine(self.carriers[-1][1], carrier))
-        self.carriers.append((block, carrier))
+        self.carriers.append((block, carrier.copy()))  # else one row would hold on to the memory of its whole call
         if len(self.carriers) > self.memory.max_carriers:
             yield self._merge(2 * block + 1)
 

@@ -30,16 +30,9 @@ SHAPED = {  # by values
     *(aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default),
     *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
 }
-MADE = (
-    "arange",
-    "arange.start",
-    "arange.start_step",
-    "linspace",
-    "eye",
-    "eye.m",
-    "randperm",
-    "_local_scalar_dense",
-    "copy_",
+MADE = (  # what the fallback cannot be for: sizes that are set later, values, copies from within torch
+    *("arange", "arange.start", "arange.start_step", "linspace", "eye", "eye.m", "randperm"),
+    *("_local_scalar_dense", "copy_"),
 )
 
 waits: Counter[tuple[str, str]] = Counter()  # by (operator, the line of the package or of transformers that asked)

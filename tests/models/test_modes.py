@@ -131,6 +131,13 @@ def drop_most_similar(carriers: list[tuple[int, np.ndarray]], recent: int) -> No
     del carriers[cosines.index(max(cosines))]
 
 
+def test_what_stays_of_a_call_does_not_hold_the_rest(family):
+    session = fed(family, unmodified.film(16), 16, SOME, Memory("carriers", max_carriers=2))
+    held = session._past.keeping.carriers
+    assert len(held) == 2
+    assert all(carrier.base is None for _, carrier in held)
+
+
 def test_an_evicted_frame_is_not_seen(family, heard: Heard):
     """With one carrier kept, the answer after a chunk is that of a session whose cache holds nothing else."""
     frames = unmodified.film(12)
