@@ -45,12 +45,12 @@ def fate(known: Grounds, config: PruneConfig) -> np.ndarray:
     """As `attribute`, of what is on the host: there it takes less time than the launches on a device."""
     keep, temporal, spatial, nonfinite, frames = known
     t, h, w = keep.shape
-    rule = Rule.of(config, keep.device)
-    candidate = spatial.masked_fill(~candidates(h, w, frames - t + torch.arange(t), rule), torch.nan)
+    rule, numbers = Rule.of(config, keep.device), frames - t + torch.arange(t, device=keep.device)
+    candidate = spatial.masked_fill(~candidates(h, w, numbers, rule), torch.nan)
     by_time = temporal > rule.temporal_threshold
     by_space = ~by_time & (candidate > rule.spatial_threshold)
     larger_in_space = candidate.nan_to_num(nan=-1) > temporal.nan_to_num(nan=-1)
-    fate = torch.full((t, h, w), BY_TIME, dtype=torch.uint8)
+    fate = torch.full((t, h, w), BY_TIME, dtype=torch.uint8, device=keep.device)
     fate.masked_fill_(by_space | (~by_time & larger_in_space), BY_SPACE)
     if nonfinite > 0:
         fate.masked_fill_(temporal.isnan() & spatial.isnan(), NOT_FINITE)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
@@ -32,3 +36,16 @@ def download(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     parts = iter(host.split([tensors[n].nbytes for n in aligned]))
     found = {n: next(parts).view(tensors[n].dtype).view(tensors[n].shape) for n in aligned}
     return [found[n] for n in range(len(tensors))]
+
+
+def on_host(function: Function) -> Function:
+    """Inside it, a tensor made without a device is on the CPU, also under `torch.set_default_device`."""
+
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if torch.get_default_device().type == "cpu":
+            return function(*args, **kwargs)
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return cast(Function, called)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from ..config import PruneConfig
-from ..transfer import upload
+from ..transfer import on_host, upload
 from .generation import Decoding
 from .ingest import counts, ingest
 from .past import Past
@@ -58,6 +58,7 @@ class Answer:
         if len(text) > len(sent):
             yield text[len(sent) :]
 
+    @on_host
     def remembered(self) -> Past:
         """The past with this turn in it, after the last piece."""
         decode = self._reader.adapter.processor.tokenizer.decode
@@ -85,6 +86,7 @@ class Answer:
             self._ids.append(token)
             yield token
 
+    @on_host
     def _begin(self) -> torch.Tensor:
         """(V,) logits behind the question."""
         self._past = self._flushed(self._given)
@@ -95,6 +97,7 @@ class Answer:
         self._read = 0
         return self._next(self._asked)
 
+    @on_host
     def _next(self, ids: torch.Tensor) -> torch.Tensor:
         hidden = self._reader.read_text(self._cache, ids, self._at)
         self._at += len(ids)
@@ -111,6 +114,7 @@ class Answer:
         self.counts = {} if pruned is None else counts(pruned)
         return flushed
 
+    @on_host
     def _seen(self, device: torch.device) -> torch.Tensor:
         """(L,) what a repetition penalty looks at: the dialogue's tokens, and one for the video."""
         video = torch.tensor([self._reader.adapter.visual_token_id])

@@ -15,6 +15,7 @@ import torch
 from .. import models
 from ..config import PruneConfig
 from ..result import PruneResult
+from ..transfer import on_host
 from . import ingest, saving
 from .answer import Answer
 from .frames import checked
@@ -52,6 +53,7 @@ class StreamingSession:
         ValueError, TypeError: naming the argument.
     """
 
+    @on_host
     def __init__(
         self,
         model: Any,
@@ -94,6 +96,7 @@ class StreamingSession:
         return self.append_many([self], [frames])[0]
 
     @staticmethod
+    @on_host
     def append_many(sessions: Sequence[StreamingSession], frames: Sequence[Any]) -> list[PruneResult | None]:
         """`append` for several streams at once: one pass of the tower, of the pruner and of the language model.
 
@@ -123,6 +126,7 @@ class StreamingSession:
             session._count(len(each), {} if pruned is None else ingest.counts(pruned), share)
         return [None if pruned is None else pruned.result for _, pruned in done]
 
+    @on_host
     def skip(self, frames: int) -> None:
         """Notes that so many raw frames of the stream will never come, so that later ones keep their times.
 
@@ -160,6 +164,7 @@ class StreamingSession:
         """
         return "".join(self.stream(question, remember=remember, **generate_kwargs))
 
+    @on_host
     def stream(self, question: str, *, remember: bool = False, **generate_kwargs: Any) -> Iterator[str]:
         """As `ask`, in pieces as they come. Frames may be appended meanwhile: the answer is about those before.
 
@@ -196,6 +201,7 @@ class StreamingSession:
         """Writes all that the session has seen to a safetensors file, all or nothing. Raises OSError."""
         saving.save(path, self._past, saving.Kind.of(self), self.stats)
 
+    @on_host
     def load(self, path: str | os.PathLike[str]) -> None:
         """Continues from a file of `save`, with the same bits, in place of what this session has seen.
 

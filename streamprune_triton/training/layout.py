@@ -27,6 +27,7 @@ from ..streaming.past import Block, Past, Reading
 from ..streaming.reader import Reader, stacked
 from ..streaming.rows import Rows
 from ..streaming.steps import Plan, Pruned, plan
+from ..transfer import on_host
 
 IGNORED = -100  # the label of a row whose token is not learned
 Config = PruneConfig | Callable[[int], PruneConfig]
@@ -89,6 +90,7 @@ class Composer:
         self._system = system
         self._readers: dict[float, Reader] = {}
 
+    @on_host
     def __call__(self, sample: Sample, config: Config) -> Inputs:
         """The rows of a sample.
 

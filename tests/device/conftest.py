@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 
@@ -42,11 +41,6 @@ def away(family: tuple[Any, Any]) -> Iterator[Any]:
     model, _ = family
     yield lambda: model.to(elsewhere.NAME)
     model.to("cpu")
-
-
-def sent(given: dict[str, Any]) -> dict[str, Any]:
-    """A model's arguments, on the device."""
-    return {name: x.to(elsewhere.NAME) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

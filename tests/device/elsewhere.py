@@ -82,6 +82,11 @@ class Elsewhere(torch.Tensor):
         return self.here.untyped_storage()
 
 
+def sent(given: dict[str, Any]) -> dict[str, Any]:
+    """A model's arguments, on the device."""
+    return {name: x.to(NAME) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+
+
 def note(what: str) -> None:
     """A wait, unless it is `upload` that CUDA does not wait for."""
     stack = [frame for frame in traceback.extract_stack() if _known(frame.filename)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import unmodified
-from conftest import sent
+from elsewhere import sent
 from streams import SOME, WHAT
 
 import streamprune_triton as sp
