@@ -22,7 +22,7 @@ test: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-# Trains the small model that ships again, from nothing: about an hour on a CPU core. Killed, it goes on.
+# Trains the small model that ships again, from nothing, to the same weights: an hour on a CPU core. Killed, it goes on.
 weights: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy.train --out trained/plain --seed 0
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy.carriers.train --out trained/model --one-steps 0 \
