@@ -15,15 +15,8 @@ from streams import GREEDY, SOME, WHAT, fed
 import streamprune_triton as sp
 
 FRAMES = unmodified.film(8)
+FOUR = pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl"], indirect=True)
 MEMORY = sp.Memory("hybrid", max_carriers=2, recent_frames=1, positions="compact")
-
-
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl"])
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    model, processor = unmodified.build(0, request.param)
-    model.name_or_path = str(tmp_path_factory.mktemp(request.param))
-    processor.tokenizer.save_pretrained(model.name_or_path)
-    return model, processor
 
 
 @pytest.fixture
@@ -33,6 +26,7 @@ def moved(away: Any) -> Iterator[Any]:
     torch.set_default_device("cpu")
 
 
+@FOUR
 def test_a_session(family: tuple[Any, Any], moved: Any, tmp_path: Path) -> None:
     def talk() -> list[str]:
         session = fed(family, FRAMES[:5], 2, SOME, MEMORY)
@@ -49,6 +43,7 @@ def test_a_session(family: tuple[Any, Any], moved: Any, tmp_path: Path) -> None:
     assert talk() == expected
 
 
+@FOUR
 def test_generate(family: tuple[Any, Any], moved: Any) -> None:
     model, _ = family
     given = unmodified.inputs(*family, FRAMES, WHAT, 2.0)
@@ -60,6 +55,7 @@ def test_generate(family: tuple[Any, Any], moved: Any) -> None:
     assert torch.equal(found.cpu(), expected)
 
 
+@FOUR
 def test_a_step_of_training(family: tuple[Any, Any], moved: Any) -> None:
     sample = sp.training.Sample(FRAMES[:6], WHAT, "A box.", 1.0)
 

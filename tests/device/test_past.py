@@ -14,12 +14,8 @@ from streamprune_triton import FrameQueue, Memory, StreamingSession
 
 COMPACT = Memory("hybrid", max_carriers=4, recent_frames=2, positions="compact")
 FILMS = [unmodified.film(10, seed=seed) for seed in range(2)]
+pytestmark = pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl"], indirect=True)
 CHOICE = "streamprune_triton/streaming/generation.py: return int("  # a token has to be chosen
-
-
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl"])
-def family(request: pytest.FixtureRequest) -> tuple[Any, Any]:
-    return unmodified.build(0, request.param)
 
 
 @pytest.fixture
