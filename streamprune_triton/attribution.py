@@ -50,11 +50,11 @@ def fate(known: Grounds, config: PruneConfig) -> np.ndarray:
     by_time = temporal > rule.temporal_threshold
     by_space = ~by_time & (candidate > rule.spatial_threshold)
     larger_in_space = candidate.nan_to_num(nan=-1) > temporal.nan_to_num(nan=-1)
-    fate = torch.full((t, h, w), BY_TIME, dtype=torch.uint8, device=keep.device)
-    fate.masked_fill_(by_space | (~by_time & larger_in_space), BY_SPACE)
+    found = torch.full((t, h, w), BY_TIME, dtype=torch.uint8, device=keep.device)
+    found.masked_fill_(by_space | (~by_time & larger_in_space), BY_SPACE)
     if nonfinite > 0:
-        fate.masked_fill_(temporal.isnan() & spatial.isnan(), NOT_FINITE)
-    return fate.masked_fill_(keep, KEPT).numpy()
+        found.masked_fill_(temporal.isnan() & spatial.isnan(), NOT_FINITE)
+    return found.masked_fill_(keep, KEPT).numpy()
 
 
 def budgeted(config: PruneConfig) -> bool:
