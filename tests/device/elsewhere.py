@@ -36,6 +36,7 @@ MADE = (  # what the fallback cannot be for: sizes that are set later, values, c
 )
 
 waits: Counter[tuple[str, str]] = Counter()  # by (operator, the line of the package or of transformers that asked)
+tape: Any = None  # a `recorded.Tape` while operators are captured
 
 
 class Elsewhere(torch.Tensor):
@@ -88,7 +89,10 @@ def sent(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def note(what: str) -> None:
-    """A wait, unless it is `upload` that CUDA does not wait for."""
+    """A wait, unless it is `upload` that CUDA does not wait for. A capture allows neither: the copy would be made again
+    from host memory that is gone."""
+    if tape is not None:
+        raise RuntimeError(f"operation not permitted when stream is capturing: {what}")
     stack = [frame for frame in traceback.extract_stack() if _known(frame.filename)]
     if not any(frame.name == "upload" for frame in stack):
         last = stack[-1] if stack else None
@@ -115,13 +119,17 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         to_far = torch.device(inner["device"]).type == NAME
         inner["device"] = torch.device("cpu") if to_far else inner["device"]
     if func is aten.copy_.default:
-        func(*inner_args, **inner)
+        execute(func, inner_args, inner)
         return args[0]
-    out = _histogram(*inner_args) if func is aten.histc.default else func(*inner_args, **inner)
+    out = execute(_histogram if func is aten.histc.default else func, inner_args, inner)
     if not to_far or func is aten._local_scalar_dense.default:
         return out
     wrapped = tree_map_only(torch.Tensor, Elsewhere, out)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if far else wrapped
+
+
+def execute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs) if tape is None else tape.run(func, args, kwargs)
 
 
 def _histogram(x: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -141,7 +149,7 @@ def _refuse(func: Any, args: Any, tensors: list[torch.Tensor], far: list[Elsewhe
 def _look(func: Any, args: Any, kwargs: dict[str, Any], far: list[Elsewhere]) -> None:
     if func is aten.copy_.default and isinstance(args[0], Elsewhere) != isinstance(args[1], Elsewhere):
         queued = (args[2:] or [kwargs.get("non_blocking", False)])[0]
-        if isinstance(args[0], Elsewhere) and not queued:
+        if isinstance(args[0], Elsewhere) and (tape is not None or not queued):
             note("copy to the device")
         elif isinstance(args[1], Elsewhere):  # queued or not: who wants the values waits for them
             note("copy to the host")

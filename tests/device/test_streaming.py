@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import unmodified
-from streams import GREEDY, SOME, WHAT, fed
+from streams import GREEDY, SOME, WHAT, fed, told
 
 from streamprune_triton import Memory
-from streamprune_triton.models.base import Adapter
-from streamprune_triton.models.towers import precomputed
 from streamprune_triton.ops import interpreting
 
 MEMORIES = {
@@ -49,8 +47,3 @@ def test_an_append_waits_once(
         assert only.startswith(COUNTS)
         assert lines[only] == 2, "one an append"
         assert session.ask(WHAT, **GREEDY) == expected
-
-
-def told(adapter: Adapter) -> bool:
-    pixels = adapter.pixels(FRAMES[:2])
-    return not isinstance(pixels, tuple) or bool(precomputed(adapter.model, pixels[1], adapter._merge))

@@ -10,6 +10,8 @@ import unmodified
 
 from streamprune_triton import Memory, PruneConfig, StreamingSession
 from streamprune_triton.models import tiny
+from streamprune_triton.models.base import Adapter
+from streamprune_triton.models.towers import precomputed
 
 STREAMED = tuple(name for name in tiny.NAMES if name not in unmodified.UNSTREAMED)  # families that sessions run on
 KINDS = ("qwen2_5_vl", "qwen3_vl", "llava_onevision")  # one of each layout: time in positions, in text, 1-D positions
@@ -68,6 +70,12 @@ def counts_of(session: StreamingSession) -> dict[str, Any]:
     return {name: value for name, value in vars(session.stats).items() if name != "seconds"}
 
 
+def told(adapter: Adapter) -> bool:
+    """Whether the tower need not ask the device what it derives from a clip's grid: it has none, or is told."""
+    pixels = adapter.pixels(unmodified.film(adapter.frames_per_step))
+    return not isinstance(pixels, tuple) or bool(precomputed(adapter.model, pixels[1], adapter._merge))
+
+
 def same_past(a: StreamingSession, b: StreamingSession, atol: float = ATOL) -> bool:
     """Whether two sessions would go on alike: keys and values within float error, everything else equal."""
     return same_records(a, b) and same_state(a, b, atol) and same_rows(a, b, atol)
@@ -89,7 +97,7 @@ def same_records(a: StreamingSession, b: StreamingSession) -> bool:
 def same_state(a: StreamingSession, b: StreamingSession, atol: float) -> bool:
     mine, other = a._past.pruner.state_dict(), b._past.pruner.state_dict()
     return mine.keys() == other.keys() and all(
-        torch.allclose(mine[name].float(), other[name].float(), atol=atol) for name in mine
+        torch.allclose(mine[name].cpu().float(), other[name].cpu().float(), atol=atol) for name in mine
     )
 
 
@@ -99,7 +107,7 @@ def same_rows(a: StreamingSession, b: StreamingSession, atol: float) -> bool:
         if not np.array_equal(getattr(ours.rows, name)[..., one], getattr(theirs.rows, name)[..., two]):
             return False
     return all(
-        torch.allclose(x[:, :, one], y[:, :, two], atol=atol)
+        torch.allclose(x.cpu()[:, :, one], y.cpu()[:, :, two], atol=atol)
         for first, second in zip(ours.cache.layers, theirs.cache.layers, strict=True)
         for x, y in ((first.keys, second.keys), (first.values, second.values))
     )
