@@ -29,8 +29,16 @@ class Features(NamedTuple):
 class DeepStack(NamedTuple):
     """Rows added to the hidden states of visual tokens behind the first layers (arXiv 2406.04334)."""
 
-    at: torch.Tensor  # (L,) bool: the visual tokens among the new ones
+    at: torch.Tensor  # (L,) bool, on the host: the visual tokens among the new ones
     levels: tuple[torch.Tensor, ...]  # (K, D) each, K = at.sum()
+
+    def spread(self, size: int) -> tuple[torch.Tensor, ...]:
+        """(size, D) of each level, zero where a row has none: to be added to all rows, since where a mask is true a
+        device alone knows."""
+        at = self.at.nonzero()[:, 0]
+        if len(at) == size:
+            return self.levels
+        return tuple(x.new_zeros(size, x.shape[1]).index_copy(0, upload(at, x.device), x) for x in self.levels)
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])

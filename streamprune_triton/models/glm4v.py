@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..transfer import upload
 from .positions import Blocks
 from .processor import patch_images
-from .qwen2_5_vl import Qwen25VL
+from .qwen2_5_vl import GRIDS, Qwen25VL
 
 # Glm4vVideoProcessor's own, for a checkpoint that does not say: pixels of a resized video.
 SIZE = {"shortest_edge": 112 * 112, "longest_edge": 2 * 30000 * 28 * 28}
@@ -23,6 +24,10 @@ class Glm4V(Qwen25VL):
     Its video processor keeps the pixels of a whole clip between two bounds. A stream has no length, so each step is
     sized as a clip of its own: where a bound is met, its frames come out larger here than in a longer clip.
     """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__(model, processor)
+        self._sizes: dict[tuple[int, ...], torch.Tensor] = {}  # those of `_derived`, on the device
 
     @staticmethod
     def frame_images(settings: dict[str, Any]) -> Any:
@@ -73,6 +78,25 @@ class Glm4V(Qwen25VL):
         for _ in range(len(at) // (h * w) - 1):
             next(steps)
         return at.view(-1, h, w)
+
+    def _tower(self, patches: torch.Tensor, grid: torch.Tensor) -> Any:
+        """As Qwen's. The grid stays on the host for the attention; the embeddings want sizes where the patches are."""
+        with self.model.model.visual.embeddings.register_forward_pre_hook(self._sized):
+            return super()._tower(patches, grid)
+
+    def _sized(self, _: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self._there(each, given[0].device) for each in given)
+
+    def _there(self, sizes: Any, device: torch.device) -> Any:
+        if isinstance(sizes, list) or sizes.device == device:  # a list in older releases
+            return sizes
+        key = tuple(sizes.shape) + tuple(sizes.flatten().tolist())
+        found = self._sizes.get(key)
+        if found is None:
+            found = upload(sizes, device)
+            if len(self._sizes) < 2 * GRIDS:
+                self._sizes[key] = found
+        return found
 
     def _clips(self, frames: np.ndarray) -> list[np.ndarray]:
         return list(frames.reshape(-1, self.frames_per_step, *frames.shape[1:]))

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..transfer import upload
 from .base import DeepStack
 from .positions import Blocks
 from .processor import patch_images
@@ -58,8 +57,9 @@ class Qwen3VL(Qwen25VL):
     def _deepstack(self, deepstack: DeepStack | None) -> dict[str, Any]:
         if deepstack is None:
             return {}
-        at = upload(deepstack.at[None], self.model.device)
-        return {"visual_pos_masks": at, "deepstack_visual_embeds": list(deepstack.levels)}
+        levels = deepstack.spread(len(deepstack.at))
+        whole = torch.zeros(1, dtype=torch.int64, device=levels[0].device)  # the batch's one row, not a mask
+        return {"visual_pos_masks": whole, "deepstack_visual_embeds": [level[None] for level in levels]}
 
 
 def _keeps_wrapper() -> bool:

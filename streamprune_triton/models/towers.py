@@ -13,7 +13,7 @@ import torch
 from ..transfer import upload
 
 WINDOWED, INTERPOLATED = ("qwen2_5_vl",), ("qwen3_vl", "qwen3_vl_moe")
-KNOWN = ("qwen2_vl", "video_llama_3", *WINDOWED, *INTERPOLATED)
+KNOWN = ("qwen2_vl", "video_llama_3", "glm4v", "glm4v_moe", "glm46v", *WINDOWED, *INTERPOLATED)
 
 
 def precomputed(model: Any, grid: torch.Tensor, merge: int) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class Graphs:
         try:
             if anywhere or kv is self._memory:
                 rows = self._padded(size, kv, held, embeds, positions, sight)
-                found = self._replay(kv, (*rows, *_spread(deepstack, size)))
+                found = self._replay(kv, (*rows, *(deepstack.spread(size) if deepstack else ())))
         finally:
             cache.truncate(held if found is None else held + count)
         return None if found is None else found[:count]
@@ -189,7 +189,7 @@ class Graphs:
     ) -> torch.Tensor:
         from ..cache import FixedCache
 
-        every = DeepStack(at.new_zeros(1), tuple(level[None, None] for level in levels)) if levels else None
+        every = DeepStack(torch.ones(len(embeds), dtype=torch.bool), levels) if levels else None
         return self._adapter.forward(embeds, positions, FixedCache(kv, at), sight, every)
 
     def _padded(
@@ -210,18 +210,6 @@ class Graphs:
         at = torch.arange(held, held + size)
         rows, placed, seen, at = (upload(each, kv.device) for each in (rows, positions[:, rows], seen, at))
         return embeds[rows], placed, seen, at
-
-
-def _spread(deepstack: DeepStack | None, size: int) -> list[torch.Tensor]:
-    """(size, D) of each level, zero where a row has none: added to all rows, by the index of the batch in place of a
-    mask, since where a mask is true the device alone knows."""
-    if deepstack is None:
-        return []
-    at = deepstack.at.nonzero()[:, 0]
-    every = [level.new_zeros(size, level.shape[1]) for level in deepstack.levels]
-    for rows, level in zip(every, deepstack.levels, strict=True):
-        rows[upload(at, level.device)] = level
-    return every
 
 
 def _moves(part: torch.Tensor) -> bool:

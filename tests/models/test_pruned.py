@@ -525,6 +525,7 @@ def test_a_video_behind_a_cached_text(model, prompts):
     words = {name: value[:, :5] for name, value in given.items() if name in ("input_ids", "attention_mask")}
 
     def answer() -> Any:
+        model.model.rope_deltas = None  # some releases go on with those of another prompt
         return generate(model, {**given, "past_key_values": forward(model, words, use_cache=True).past_key_values})
 
     expected, whole = answer(), generate(model, given)
@@ -820,17 +821,17 @@ def test_static_caches_are_refused(tiny, prompts):
 
 
 def test_prefill_in_chunks_is_refused(tiny, prompts):
-    model = tiny[0]
-    if model.config.model_type in unmodified.GLM:
-        pytest.skip("the unmodified model loses the video there")
+    """Where the unmodified model can, and what it answers depends on the video."""
+    model, given = tiny[0], prompts[0]
+    blank = {name: torch.zeros_like(x) if name.startswith("pixel") else x for name, x in given.items()}
     try:
-        generate(model, prompts[0], prefill_chunk_size=16)
-    except ValueError as error:
-        pytest.skip(f"the unmodified model cannot: {error}")
-    except IndexError:
-        assert model.config.model_type == "video_llama_3"  # nor can it
+        seen, unseen = (generate(model, each, prefill_chunk_size=16).logits[0] for each in (given, blank))
+    except (ValueError, IndexError, RuntimeError) as error:
+        pytest.skip(f"the unmodified model cannot: {str(error).splitlines()[0]}")
+    if torch.equal(seen, unseen):
+        pytest.skip("the unmodified model loses the video there")
     with sp.pruned(model), pytest.raises(ValueError, match="prefill_chunk_size must be None"):
-        generate(model, prompts[0], prefill_chunk_size=16)
+        generate(model, given, prefill_chunk_size=16)
 
 
 def test_masks_of_other_shapes_are_refused(tiny, prompts):

@@ -174,7 +174,7 @@ def test_a_shorter_table_of_times_never_takes_the_place_of_a_longer(family: Qwen
 def test_frames_that_cannot_be_written_are_read(family: Qwen25VL, recwarn: pytest.WarningsRecorder):
     """As np.asarray gives them of a picture."""
     frames = unmodified.film(4)
-    expected, _ = family.processor.patches(frames)
+    expected, _ = family.pixels(frames)
     frames.flags.writeable = False
-    assert torch.equal(family.processor.patches(frames)[0], expected)
+    assert torch.equal(family.pixels(frames)[0], expected)
     assert not recwarn.list

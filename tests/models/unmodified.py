@@ -45,16 +45,18 @@ def film(count: int, size: tuple[int, int] = (84, 112), seed: int = 0) -> np.nda
 
 def inputs(model: Any, processor: Any, frames: np.ndarray, question: str, fps: float) -> dict[str, Any]:
     """What `generate` takes for a question about a clip."""
-    text = chat(processor, question)
+    text, family, numbers = chat(processor, question), model.config.model_type, list(range(len(frames)))
     if not isinstance(processor, FrameProcessor):
+        if numbers == [0] and family in PAIRED:  # half a step, which some of them refuse
+            frames, numbers = np.concatenate([frames, frames]), [0, 0]
         clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
-        more = {"use_token_compression": False} if model.config.model_type == "video_llama_3" else {}
-        metadata = [{"fps": fps, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}]
+        more = {"use_token_compression": False} if family == "video_llama_3" else {}
+        metadata = [{"fps": fps, "total_num_frames": len(set(numbers)), "frames_indices": numbers}]
         more |= {"video_metadata": metadata, "do_sample_frames": False, "return_tensors": "pt"}
         with warnings.catch_warnings():  # GLM's makes arrays of tensors, which NumPy 2 deprecates
             warnings.simplefilter("ignore", DeprecationWarning)
             return dict(processor(text=[text], videos=[clip], **more))
-    family, count = model.config.model_type, len(frames)
+    count = len(frames)
     if family in PATCHED:
         if count % 2 and family in PAIRED:
             frames = np.concatenate([frames, frames[-1:]])
