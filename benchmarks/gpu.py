@@ -1,13 +1,15 @@
 """`python3 -m benchmarks.gpu --out DIR`: all that wants a GPU, in one go, from a checkout without an installation.
 
 Correctness first, then timings, the search for launch parameters, a model end to end, the profiler and the sanitizer.
-Each part is a process of its own with a bound on its time. DIR holds summary.txt (a line a part), log.txt (what all of
-them said, in order), and the rows of each, all written as they come, so that whatever stops a part leaves the rest.
+Each part is a process of its own with a bound on its time: its share of what the parts before it have left, so that
+`--only timings` gives the timings all of it. DIR holds summary.txt (a line a part), log.txt (what all of them said, in
+order), and the rows of each, all written as they come, so that whatever stops a part leaves the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -18,10 +20,13 @@ from pathlib import Path
 
 from .rows import CHECKOUT
 
+MINUTES = "{minutes}"  # in a command: what a part may take, less what it needs to begin and to end
+JOBS = 8  # tests at once, where pytest-xdist is installed: most of their time is spent compiling
+
 
 @dataclass(frozen=True)
 class Part:
-    """One process: its name, its share of the time, its command, and the program without which it is left out."""
+    """One process: its name, its weight in the time, its command, and the program without which it is left out."""
 
     name: str
     share: float
@@ -29,24 +34,26 @@ class Part:
     needs: str = ""
 
 
-def parts(out: Path, dry: bool, minutes: float = 9.0) -> list[Part]:
-    """A new part is a new line here; the shares add up to one."""
+def parts(out: Path, dry: bool) -> list[Part]:
+    """A new part is a new line here."""
     toy = ["--dry"] * dry
     only = "triton and test_figure_two" if dry else "triton"
-    timed = ["--cases", "dry", "--seconds", "0.01"] if dry else ["--seconds", "0.25"]
+    timed = ["--cases", "dry", "--seconds", "0.01"] if dry else ["--seconds", "0.25", "--minutes", MINUTES]
     profiler = "ncu --clock-control none --set full --kernel-name regex:similarity_kernel|compact_kernel"
     checker = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
-    tests = _python("pytest", "-q", "-p", "no:cacheprovider")
-    searched = ["--out", str(out), "--minutes", f"{0.13 * minutes:g}"]
-    told = ["--out", str(out / "end_to_end.csv"), "--minutes", f"{0.18 * minutes:g}"]
+    tests = _python("pytest", "-q", "--tb=short", "--durations=5", "-p", "no:cacheprovider", "-p", "no:benchmark")
+    if importlib.util.find_spec("xdist") and not dry:
+        tests += ["-n", str(min(JOBS, os.cpu_count() or 1))]
+    searched = ["--out", str(out), "--minutes", MINUTES]
+    told = ["--out", str(out / "end_to_end.csv"), "--minutes", MINUTES]
     return [
-        Part("correctness", 0.25, [*tests, "tests/operator", "tests/cache", "-k", only]),
-        Part("graphs", 0.05, [*tests, "tests/models/test_graphs.py", "-k", "cuda"]),
+        Part("correctness", 0.22, [*tests, "tests/operator", "tests/cache", "-k", only]),
+        Part("graphs", 0.1, [*tests, "tests/models/test_graphs.py", "-k", "cuda"]),
         Part("timings", 0.25, _python("benchmarks.bench", "--out", str(out / "rows.csv"), *timed)),
-        Part("tune", 0.15, _python("benchmarks.tune", *searched, *toy)),
+        Part("tune", 0.12, _python("benchmarks.tune", *searched, *toy)),
         Part("end_to_end", 0.2, _python("benchmarks.end_to_end", *told, *toy)),
         Part(
-            "profile", 0.04, [*profiler.split(), "--launch-count", "6", *_python("benchmarks.small", "--large")], "ncu"
+            "profile", 0.05, [*profiler.split(), "--launch-count", "6", *_python("benchmarks.small", "--large")], "ncu"
         ),
         Part("memcheck", 0.03, [*checker, "memcheck", *_python("benchmarks.small")], checker[0]),
         Part("racecheck", 0.03, [*checker, "racecheck", *_python("benchmarks.small")], checker[0]),
@@ -67,16 +74,16 @@ def main(argv: list[str] | None = None) -> int:
     out = options.out.resolve()  # the parts run in the checkout
     out.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"TRITON_INTERPRET": "1"} if options.dry else {})
-    ended = []
+    wanted = [part for part in parts(out, options.dry) if options.only in part.name]
+    until, ended = time.monotonic() + 60 * options.minutes, []
     with (
         (out / "log.txt").open("w", encoding="utf-8") as log,
         (out / "summary.txt").open("w", encoding="utf-8") as all_,
     ):
-        for part in parts(out, options.dry, options.minutes):
-            if options.only not in part.name:
-                continue
+        for n, part in enumerate(wanted):
+            left = max(until - time.monotonic(), 0.0) * part.share / sum(each.share for each in wanted[n:])
             print(f"\n== {part.name}: {' '.join(part.command)}", file=log, flush=True)
-            ended.append(run(part, log.fileno(), 60 * options.minutes * part.share, environment))
+            ended.append(run(part, log.fileno(), left, environment))
             for file in (sys.stdout, all_):
                 print(ended[-1], file=file, flush=True)
     return 1 if any(" FAILED " in line for line in ended) else 0
@@ -86,10 +93,11 @@ def run(part: Part, log: int, seconds: float, environment: dict[str, str]) -> st
     """Runs a part, its output in the log, and says in a line how it ended."""
     if part.needs and shutil.which(part.needs) is None:
         return f"{part.name}: left out, there is no {part.needs}"
-    begin = time.monotonic()
+    begin, inside = time.monotonic(), f"{0.9 * seconds / 60:g}"
+    command = [inside if word == MINUTES else word for word in part.command]
     try:
         code = subprocess.run(
-            part.command, cwd=CHECKOUT, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=seconds
+            command, cwd=CHECKOUT, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=seconds
         ).returncode
         ended = "ok" if code == 0 else f"FAILED with {code}"
     except subprocess.TimeoutExpired:

@@ -197,7 +197,7 @@ def test_the_parts_of_the_gpu_command(tmp_path):
         parts = gpu.parts(tmp_path, dry)
         assert [part.name for part in parts][:5] == ["correctness", "graphs", "timings", "tune", "end_to_end"]
         assert len({part.name for part in parts}) == len(parts)
-        assert sum(part.share for part in parts) <= 1 + 1e-9
+        assert all(part.share > 0 for part in parts)
         for part in parts:
             assert part.command[0] in (sys.executable, part.needs)
             modules = [part.command[n + 1] for n, word in enumerate(part.command) if word == "-m"]
@@ -212,9 +212,9 @@ def test_a_part_that_fails_or_takes_too_long_is_said_and_the_next_one_runs(tmp_p
         gpu.Part("bad", 0.5, [*python, "print('no good'); raise SystemExit(3)"]),
         gpu.Part("slow", 0.0001, [*python, "import time; time.sleep(60)"]),
         gpu.Part("absent", 0.1, ["no-such-program"], "no-such-program"),
-        gpu.Part("good", 0.5, [*python, "print('fine')"]),
+        gpu.Part("good", 0.5, [*python, "import sys; print('fine', float(sys.argv[1]) > 0.5)", gpu.MINUTES]),
     ]
-    monkeypatch.setattr(gpu, "parts", lambda out, dry, minutes: some)
+    monkeypatch.setattr(gpu, "parts", lambda out, dry: some)
     assert gpu.main(["--out", str(tmp_path / "new"), "--minutes", "1"]) == 1
     told = [line.split(" in ")[0] for line in capsys.readouterr().out.splitlines()]
     assert told == [
@@ -225,7 +225,7 @@ def test_a_part_that_fails_or_takes_too_long_is_said_and_the_next_one_runs(tmp_p
     ]
     assert (tmp_path / "new" / "summary.txt").read_text().count("\n") == 4
     log = (tmp_path / "new" / "log.txt").read_text()
-    assert log.index("no good") < log.index("== slow") < log.index("fine")
+    assert log.index("no good") < log.index("== slow") < log.index("fine True"), "the last one has what is left"
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"log.txt", "summary.txt"}
 
 
