@@ -97,7 +97,7 @@ def same_records(a: StreamingSession, b: StreamingSession) -> bool:
 def same_state(a: StreamingSession, b: StreamingSession, atol: float) -> bool:
     mine, other = a._past.pruner.state_dict(), b._past.pruner.state_dict()
     return mine.keys() == other.keys() and all(
-        torch.allclose(mine[name].cpu().float(), other[name].cpu().float(), atol=atol) for name in mine
+        torch.allclose(mine[name].cpu().float(), other[name].cpu().float(), atol=atol, equal_nan=True) for name in mine
     )
 
 
