@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 TORCH := 2.13.0
 TORCHVISION := 0.28.0
 TRITON := 3.8.0
@@ -15,10 +16,10 @@ demo: $(VENV)/.ready
 # The second run is of the kernels themselves: Triton's interpreter executes them on the CPU where there is no GPU.
 # Then on a device that only says it is one, which torch keeps as long as the process lives.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/operator tests/cache -k triton
-	$(BIN)/python -m pytest tests/device
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/device -k "operator or once and (qwen2_5_vl or internvl)"
+	$(PYTEST)
+	TRITON_INTERPRET=1 $(PYTEST) tests/operator tests/cache -k triton
+	$(PYTEST) tests/device
+	TRITON_INTERPRET=1 $(PYTEST) tests/device -k "operator or once and (qwen2_5_vl or internvl)"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

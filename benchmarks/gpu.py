@@ -41,7 +41,7 @@ def parts(out: Path, dry: bool) -> list[Part]:
     timed = ["--cases", "dry", "--seconds", "0.01"] if dry else ["--seconds", "0.25", "--minutes", MINUTES]
     profiler = "ncu --clock-control none --set full --kernel-name regex:similarity_kernel|compact_kernel"
     checker = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
-    tests = _python("pytest", "-q", "--tb=short", "--durations=5", "-p", "no:cacheprovider", "-p", "no:benchmark")
+    tests = _python("pytest", "-q", "--tb=short", "--durations=5", "-p", "no:cacheprovider")
     if importlib.util.find_spec("xdist") and not dry:
         tests += ["-n", str(min(JOBS, os.cpu_count() or 1))]
     searched = ["--out", str(out), "--minutes", MINUTES]
