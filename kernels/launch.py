@@ -52,6 +52,11 @@ def prune(streams: list[Stream], rule: Any, capacities: list[int], out: Any) -> 
         batch.launch([(min(n, len(s.x)), min(n + 1, len(s.x))) for s in streams], n)
 
 
+def ceil_div(a: int, b: int) -> int:
+    """Triton's own, callable from kernels as well, takes microseconds."""
+    return -(-a // b)
+
+
 def _firsts(sizes: list[int]) -> list[int]:
     """Where each of several runs begins, and behind the last one the end."""
     return [0, *accumulate(sizes)]
@@ -65,9 +70,9 @@ class _Batch:
         x = streams[0].x
         self.d = x.shape[3]
         self.order = order(x.device, x.dtype, self.d)
-        self.slices = triton.cdiv(self.d, self.order.slice)
+        self.slices = ceil_div(self.d, self.order.slice)
         self.grids = [(s.x.shape[1], s.x.shape[2]) for s in streams]
-        self.blocks = [triton.cdiv(h * w, BLOCK_T) for h, w in self.grids]
+        self.blocks = [ceil_div(h * w, BLOCK_T) for h, w in self.grids]
         lengths = [len(s.x) for s in streams]
         at_once = [min(1, t) for t in lengths] if rule.last_kept else lengths
         self.tiles_per_program, self.groups = _groups(self.grids, at_once, self.slices, x.device)
@@ -101,9 +106,7 @@ class _Batch:
         lengths = [stop - start for start, stop in windows]
         slices = self.slices
         per_program = frames_per_program(sum(lengths) * max(self.groups) * slices, self.free.frames, self.dots.device)
-        programs = _firsts(
-            [triton.cdiv(t, per_program) * k * slices for t, k in zip(lengths, self.groups, strict=True)]
-        )
+        programs = _firsts([ceil_div(t, per_program) * k * slices for t, k in zip(lengths, self.groups, strict=True)])
         blocks = _firsts([t * count for t, count in zip(lengths, self.blocks, strict=True)])
         segments = _firsts(lengths)
         rows = [self._row(b, windows[b], programs[b], blocks[b], segments[b], n) for b in range(len(windows))]
@@ -181,7 +184,7 @@ class _Batch:
                 **streams, CLIP=rule.clip, BLOCK_T=SELECT_T, num_warps=4,
             )  # fmt: skip
         parts = self.free.parts
-        carriers = frames * triton.cdiv(self.d, CARRIER_D) if rule.carrier == "all" else 0
+        carriers = frames * ceil_div(self.d, CARRIER_D) if rule.carrier == "all" else 0
         compact_kernel[(blocks * parts + carriers,)](
             row.x, self.dots, self.sums, norms, seen, self.mask, out.tokens, out.indices, self.decision, keep,
             out.counts, out.cu_counts, out.carriers, out.temporal, out.spatial, out.nonfinite, overflow,
@@ -192,7 +195,7 @@ class _Batch:
             **NO_SPILLS,
         )  # fmt: skip
         if rule.carrier == "kept":
-            kept_carrier_kernel[(frames * triton.cdiv(self.d, CARRIER_D),)](
+            kept_carrier_kernel[(frames * ceil_div(self.d, CARRIER_D),)](
                 row.x, self.dots, keep, out.counts, out.carriers, table, row.height, row.width, row.start, tokens,
                 self.d, *strides, **place, **tile, SLICES=self.slices, BLOCK_D=CARRIER_D, ROWS=CARRIER_ROWS,
                 num_warps=4,
@@ -249,8 +252,8 @@ def _groups(
 
     Walking through a group saves the memory of its sums but for one, and is done where enough programs are left.
     """
-    tiles = [triton.cdiv(h, TILE_H) * triton.cdiv(w, TILE_W) for h, w in grids]
-    walked = [triton.cdiv(count, GROUP) for count in tiles]
+    tiles = [ceil_div(h, TILE_H) * ceil_div(w, TILE_W) for h, w in grids]
+    walked = [ceil_div(count, GROUP) for count in tiles]
     programs = slices * sum(t * count for t, count in zip(lengths, walked, strict=True))
     return (GROUP, walked) if programs >= MANY * _processors(device) else (1, tiles)
 

@@ -30,6 +30,7 @@ class Order:
     warps: int = 4
 
     @classmethod
+    @lru_cache(maxsize=64)
     def default(cls, d: int, itemsize: int) -> Order:
         lanes = 16 // itemsize
         block_d = max(lanes, min(16 * lanes, triton.next_power_of_2(d)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .config import PruneConfig
-from .packed import Packed, empty, result
+from .packed import Packed
 from .result import PaddedPruneResult
 from .state import StreamState
 
@@ -16,20 +16,18 @@ def checked(
     """The tensors of `out` as the operator takes them. Raises ValueError for other shapes, or for shared memory."""
     if not isinstance(out, PaddedPruneResult):
         raise TypeError(f"out must be a PaddedPruneResult, got {type(out).__name__}")
-    like = torch.empty(x.shape, dtype=x.dtype, device="meta")
-    expected = result(empty([like], config.carrier or "none", [capacity]), tuple(x.shape[:3]), config)
-    given, wanted = _named(out), _named(expected)
+    given, wanted = _named(out), _wanted(x, config, capacity)
     if given.keys() != wanted.keys():
         raise ValueError(f"out must have carriers for config.carrier={config.carrier!r}, and none for None")
+    read, held_at = _place(x), [] if state is None else [_place(each) for each in state.state_dict().values()]
     for name, got in given.items():
-        _check_out(f"out.{name}", got, wanted[name], x.device)
-    states = [] if state is None else [state.reference, state.squared_norms, state.frames]
-    for name, got in given.items():
-        if any(_shares_memory(got, other) for other in states):
+        _check_out(f"out.{name}", got, *wanted[name], x.device)
+        place = _place(got)
+        if place and place in held_at:
             raise ValueError(
                 f"out.{name} must not share memory with state: give an out of another call, then state.copy_()"
             )
-        if _shares_memory(got, x):
+        if place and place == read:
             raise ValueError(f"out.{name} must not share memory with x")
     held = out.state
     carriers = x.new_empty((0, x.shape[3])) if out.carriers is None else out.carriers
@@ -57,15 +55,36 @@ def _named(result: PaddedPruneResult) -> dict[str, torch.Tensor]:
     return found | {f"state.{name}": tensor for name, tensor in result.state.state_dict().items()}
 
 
-def _check_out(name: str, got: torch.Tensor, wanted: torch.Tensor, device: torch.device) -> None:
-    if (got.shape, got.dtype, got.device) != (wanted.shape, wanted.dtype, device):
+def _wanted(x: torch.Tensor, config: PruneConfig, capacity: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shapes and dtypes of `_named`."""
+    t, h, w, d = x.shape
+    grid, carriers = (t, h, w), {"carriers": ((t, d), x.dtype)} if config.carrier else {}
+    return carriers | {
+        "tokens": ((capacity, d), x.dtype),
+        "indices": ((capacity,), torch.int64),
+        "keep": (grid, torch.bool),
+        "counts": ((t,), torch.int32),
+        "cu_counts": ((t + 1,), torch.int32),
+        "temporal": (grid, torch.float32),
+        "spatial": (grid, torch.float32),
+        "nonfinite": ((), torch.int64),
+        "overflow": ((), torch.bool),
+        "state.reference": ((h, w, d), x.dtype),
+        "state.squared_norms": ((h, w), torch.float32),
+        "state.frames": ((), torch.int64),
+    }
+
+
+def _check_out(name: str, got: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    if (got.shape, got.dtype, got.device) != (shape, dtype, device):
         raise ValueError(
-            f"{name} must be {wanted.dtype} with {tuple(wanted.shape)} on {device}, got {got.dtype} with "
-            f"{tuple(got.shape)} on {got.device}: give a result of the same x, config and capacity"
+            f"{name} must be {dtype} with {shape} on {device}, got {got.dtype} with {tuple(got.shape)} on {got.device}"
+            ": give a result of the same x, config and capacity"
         )
     if not got.is_contiguous():
         raise ValueError(f"{name} must be contiguous, got strides {got.stride()}: give a result of an earlier call")
 
 
-def _shares_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return not torch.compiler.is_compiling() and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() != 0
+def _place(tensor: torch.Tensor) -> int:
+    """Where its memory begins; 0 where nothing tells."""
+    return 0 if torch.compiler.is_compiling() else tensor.untyped_storage().data_ptr()

@@ -51,9 +51,10 @@ def by_triton(x: list[torch.Tensor], held: list[Held], rule: Rule, capacity: lis
     if any(each.shape[0] for each in x):
         with torch.cuda.device_of(x[0]):  # Triton launches on the current device
             launch([Stream(each, *h) for each, h in zip(x, held, strict=True)], rule, capacity, out)
-    for b, part in enumerate(split(out, x, rule.carrier, capacity)):
-        if not x[b].shape[0]:
-            copy(by_torch([x[b]], [held[b]], rule, [capacity[b]]), part, 0)
+    without = [b for b, each in enumerate(x) if not each.shape[0]]
+    parts = split(out, x, rule.carrier, capacity) if without else []
+    for b in without:
+        copy(by_torch([x[b]], [held[b]], rule, [capacity[b]]), parts[b], 0)
 
 
 def runs_triton(device: torch.device) -> bool:
