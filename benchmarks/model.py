@@ -34,7 +34,7 @@ LATENCY = 0.8  # microseconds of a round of loads from memory, assumed
 
 @dataclass(frozen=True)
 class Gpu:
-    """NVIDIA's data sheets: A100 80 GB SXM (2020), H200 SXM (2023); the clock follows from the float32 rate."""
+    """NVIDIA's data sheets: A100 80 GB SXM (2020), H100 and H200 SXM (2023); the clock follows from the float32 rate."""
 
     name: str
     target: str
@@ -49,7 +49,11 @@ class Gpu:
         return self.tflops * 1e6 / (2 * self.processors * self.lanes)
 
 
-GPUS = (Gpu("A100", "sm_80", 108, 2039.0, 19.5, 64), Gpu("H200", "sm_90", 132, 4800.0, 67.0, 128))
+GPUS = (
+    Gpu("A100", "sm_80", 108, 2039.0, 19.5, 64),
+    Gpu("H100", "sm_90", 132, 3350.0, 67.0, 128),
+    Gpu("H200", "sm_90", 132, 4800.0, 67.0, 128),
+)
 ISSUED = 128  # instructions of a thread a clock and multiprocessor: 4 warps of 32
 L1 = 128  # bytes a clock and multiprocessor
 REGISTERS, THREADS, SHARED = 65536, 2048, 160 << 10  # of a multiprocessor
