@@ -269,7 +269,7 @@ def test_the_model_has_a_slot_for_what_was_measured():
 
 def test_the_model_is_of_the_default_launches():
     """Bytes, programs and occupancy of a case that can be counted by hand."""
-    row = model.modelled(cases.Case(1, 16, 16), model.GPUS[1])
+    row = model.modelled(cases.Case(1, 16, 16), model.GPUS[-1])
     assert row.programs == 4 * 7
     assert row.resident == 2
     scratch = 256 * 7 * 16 + 4 * 3584 * 4
