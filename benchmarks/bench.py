@@ -10,8 +10,11 @@ from pathlib import Path
 
 import torch
 
+from streamprune_triton.cli.options import positive
+
 from . import cases, rows, run
 from .providers import providers
+from .report import key
 
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"} | {name: name for name in cases.DTYPES}
 CASE = "TxHxWxD[:DTYPE[:DROP]]"
@@ -31,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         metavar=CASE,
         help="features of your own, instead (bf16, 0.92 repeat); again for more",
     )
-    parser.add_argument("--seconds", type=float, default=0.5, help="time spent on each row")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time for all of it")
+    parser.add_argument("--seconds", type=positive, default=0.5, help="time spent on each row")
+    parser.add_argument("--minutes", type=positive, default=8.0, help="time for all of it")
     parser.add_argument("--only", default="", help="providers whose name contains this")
     options = parser.parse_args(argv)
     try:
@@ -48,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bench: --only {options.only!r} names no provider", file=sys.stderr)
         return 2
     timed = options.case or CASES[options.cases or device.type.replace("cuda", "gpu")]()
-    found: list[rows.Row] = []
+    found: dict[object, rows.Row] = {}
     for row in run.rows(timed, chosen, device, budget, say):
-        found.append(row)
+        found[row.provider, row.mode, key(row)] = row
         if options.out:
-            rows.write(options.out, found)
+            rows.write(options.out, found.values())
     print(f"{len(found)} rows" + (f" in {options.out}" if options.out else ""))
     return 0 if found else 1
 

@@ -12,16 +12,19 @@ import argparse
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .rows import CHECKOUT
 
 MINUTES = "{minutes}"  # in a command: what a part may take, less what it needs to begin and to end
-JOBS = 8  # tests at once, where pytest-xdist is installed: most of their time is spent compiling
+JOBS = 16  # tests at once, where pytest-xdist is installed: most of their time is spent compiling
+GRACE = 10  # seconds to say what was found when a part is stopped
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,10 @@ def parts(out: Path, dry: bool) -> list[Part]:
     only = "triton and test_figure_two" if dry else "triton"
     timed = ["--cases", "dry", "--seconds", "0.01"] if dry else ["--seconds", "0.25", "--minutes", MINUTES]
     profiler = "ncu --clock-control none --set full --kernel-name regex:similarity_kernel|compact_kernel"
-    checker = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
-    tests = _python("pytest", "-q", "--tb=short", "--durations=5", "-p", "no:cacheprovider")
+    # every tensor in memory of its own, so that what lies behind it is no longer its own
+    checker = ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", "compute-sanitizer", "--error-exitcode", "9", "--tool"]
+    quiet = ["-q", "--tb=short", "--durations=5", "-p", "no:cacheprovider"]
+    tests = ["env", "OMP_NUM_THREADS=1", *_python("pytest", *quiet)]
     if importlib.util.find_spec("xdist") and not dry:
         tests += ["-n", str(min(JOBS, os.cpu_count() or 1))]
     searched = ["--out", str(out), "--minutes", MINUTES]
@@ -55,8 +60,8 @@ def parts(out: Path, dry: bool) -> list[Part]:
         Part(
             "profile", 0.05, [*profiler.split(), "--launch-count", "6", *_python("benchmarks.small", "--large")], "ncu"
         ),
-        Part("memcheck", 0.03, [*checker, "memcheck", *_python("benchmarks.small")], checker[0]),
-        Part("racecheck", 0.03, [*checker, "racecheck", *_python("benchmarks.small")], checker[0]),
+        Part("memcheck", 0.03, [*checker, "memcheck", *_python("benchmarks.small")], checker[2]),
+        Part("racecheck", 0.03, [*checker, "racecheck", *_python("benchmarks.small")], checker[2]),
     ]
 
 
@@ -95,14 +100,24 @@ def run(part: Part, log: int, seconds: float, environment: dict[str, str]) -> st
         return f"{part.name}: left out, there is no {part.needs}"
     begin, inside = time.monotonic(), f"{0.9 * seconds / 60:g}"
     command = [inside if word == MINUTES else word for word in part.command]
+    process = subprocess.Popen(
+        command, cwd=CHECKOUT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
     try:
-        code = subprocess.run(
-            command, cwd=CHECKOUT, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=seconds
-        ).returncode
+        code = process.wait(seconds)
         ended = "ok" if code == 0 else f"FAILED with {code}"
     except subprocess.TimeoutExpired:
+        _stop(process)
         ended = f"stopped after {seconds:.0f} s"
     return f"{part.name}: {ended} in {time.monotonic() - begin:.0f} s"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C would, on which pytest still tells its failures; then for good, with all that it has started."""
+    for sign, seconds in ((signal.SIGINT, GRACE), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, sign)
+            process.wait(seconds)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ LATENCY = 0.8  # microseconds of a round of loads from memory, assumed
 
 @dataclass(frozen=True)
 class Gpu:
-    """NVIDIA's data sheets: A100 80 GB SXM (2020), H100 and H200 SXM (2023); the clock follows from the float32 rate."""
+    """NVIDIA's data sheets: A100 80 GB SXM (2020), H100, H200 SXM (2023); the clock follows from the float32 rate."""
 
     name: str
     target: str
@@ -101,7 +101,7 @@ def save(found: list[Modelled]) -> None:
 def measured() -> list[Row]:
     """The rows of all results that were timed on a GPU."""
     found = [row for path in sorted(PATH.parent.glob("*.csv")) if path != PATH for row in rows.read(path)]
-    return [row for row in found if row.launches is not None]
+    return [row for row in found if row.driver]
 
 
 def modelled(case: Case, gpu: Gpu) -> Modelled:

@@ -60,7 +60,7 @@ def block(found: dict[str, list[Row]]) -> str:
 
 def conditions(row: Row) -> str:
     """Where and how a row was measured, as Markdown."""
-    driver = f", driver {row.driver}" if row.driver and on_gpu(row) else ""
+    driver = f", driver {row.driver}" if on_gpu(row) else ""
     triton = f", Triton {row.triton}" if row.triton else ""
     versions = f"Python {row.python}, PyTorch {row.torch}{triton}"
     return f"*{row.device}{driver}; {versions}; commit {row.commit or 'unknown'};* `{row.command}`"
@@ -109,7 +109,7 @@ def baseline(row: Row) -> bool:
 
 
 def on_gpu(row: Row) -> bool:
-    return row.launches is not None
+    return bool(row.driver)
 
 
 def key(row: Row) -> Key:

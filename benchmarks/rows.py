@@ -64,11 +64,12 @@ class Row:
 
 
 @lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def machine(device: torch.device) -> dict[str, str]:
-    """The columns that are the same for a whole run."""
+    """The columns that are the same for a whole run, asked for once."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0],
+        "driver": "" if device.type == "cpu" else _driver(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _triton_version(),
@@ -77,12 +78,18 @@ def machine(device: torch.device) -> dict[str, str]:
     }
 
 
+def _driver() -> str:
+    told = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0]
+    return told or str(torch.version.cuda or torch.version.hip)
+
+
 def commit() -> str:
-    """The checkout's commit, marked where files other than results differ from it; empty without git."""
+    """The checkout's commit, marked where files other than results differ from it; GIT_COMMIT in the environment, or
+    nothing, where there is no git."""
     found = _output("git", "-C", str(CHECKOUT), "rev-parse", "--short=12", "HEAD")
     files = (".", ":!benchmarks/results")
     changed = _output("git", "-C", str(CHECKOUT), "status", "--porcelain", "--untracked-files=no", "--", *files)
-    return found + ("+changes" if found and changed else "")
+    return found + ("+changes" if found and changed else "") or os.environ.get("GIT_COMMIT", "")
 
 
 def write(path: Path, rows: Iterable[Any], kind: type[Any] = Row) -> None:

@@ -141,7 +141,7 @@ def timed(case: Case, sets: list[Inputs], device: torch.device, order: Order, fr
     with mock.patch.multiple(launch, order=lambda *_: order, free=lambda *_: free):
         try:
             times = timing.replay(run, len(sets), 0.1) if device.type == "cuda" else timing.call(run, 1, device, 0.01)
-        except (RuntimeError, ValueError) as problem:
+        except Exception as problem:  # Triton's own errors of too many registers, too much shared memory
             print(f"{case.name} {order} {free}: {str(problem).splitlines()[0]}", flush=True)
             return math.inf
     seen(case, order, free, times.p50)

@@ -25,6 +25,7 @@ SELECT_T = 1024  # tokens at once in the selection of a budget
 CARRIER_D, CARRIER_ROWS = 128, 16
 # ptxas would rather spill a register or two than run fewer blocks at once
 NO_SPILLS = {} if torch.version.hip else {"maxnreg": 255}
+READ = ("x", "reference", "squared_norms")  # of a stream, by the fused pass
 SPARE = 1 << 62  # an entry of the table that no index reaches
 
 
@@ -43,13 +44,22 @@ def prune(streams: list[Stream], rule: Any, capacities: list[int], out: Any) -> 
     Two launches for thresholds, four for a budget, one more for carrier "kept"; with last_kept so many for each frame
     of the longest stream. Never waits for the device. A batch of several streams copies its table to the device.
     """
-    streams = [s if s.x.stride(3) == 1 else s._replace(x=s.x.contiguous()) for s in streams]
+    streams = [s._replace(**{name: _packed(getattr(s, name)) for name in READ}) for s in streams]
     batch = _Batch(streams, rule, capacities, out)
     if not rule.last_kept:
         return batch.launch([(0, len(s.x)) for s in streams], 0)
     batch.begin_last_kept()
     for n in range(max(len(s.x) for s in streams)):
         batch.launch([(min(n, len(s.x)), min(n + 1, len(s.x))) for s in streams], n)
+
+
+def _packed(x: torch.Tensor | None) -> torch.Tensor | None:
+    """Contiguous, and beginning at 16 bytes: for other strides Triton builds other code, which may sum in another
+    order, and chunks of one stream may differ in theirs."""
+    if x is None:
+        return None
+    x = x.contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -121,7 +131,7 @@ class _Batch:
         later = n > 0  # then the reference is what the launch before left in the output
         return Row(
             stream.x,
-            *stream.x.stride()[:3],
+            *(h * w * self.d, w * self.d, self.d),  # a dimension of size 1 may have any stride
             out.reference[b] if self.rule.last_kept and (later or stream.reference is not None) else stream.reference,
             self.norms[1 - turn][b] if later else stream.squared_norms,
             stream.frames,
@@ -237,7 +247,7 @@ def _table(rows: list[Row], height: int, device: torch.device) -> torch.Tensor:
     """(height, columns) int64 on the device; the copy is queued, not waited for."""
     spare = [SPARE] * len(Row._fields)
     table = torch.tensor([_addresses(row) for row in rows] + [spare] * (height - len(rows)))
-    return table.to(device, non_blocking=True)
+    return (table.pin_memory() if device.type == "cuda" else table).to(device, non_blocking=True)
 
 
 def _aligned(rows: list[Row]) -> bool:

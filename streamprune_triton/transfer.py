@@ -32,7 +32,8 @@ def download(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     packed = torch.cat([tensors[n].detach().reshape(-1).view(torch.uint8) for n in aligned])
     host = packed.to("cpu", non_blocking=packed.is_cuda)
     if packed.is_cuda:
-        torch.cuda.current_stream(packed.device).synchronize()
+        there = torch.cuda.current_stream(packed.device).record_event()
+        there.synchronize()  # an event, so that torch's sync debug mode tells of all waits but this one
     parts = iter(host.split([tensors[n].nbytes for n in aligned]))
     found = {n: next(parts).view(tensors[n].dtype).view(tensors[n].shape) for n in aligned}
     return [found[n] for n in range(len(tensors))]

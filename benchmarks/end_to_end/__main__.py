@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 SCENARIOS: dict[str, Callable[[Bench], Iterator[rows.Row]]] = {
     "one stream, carriers": partial(streams, mode="carriers", count=1),
     "graphs": partial(captured, mode="carriers"),
-    "clip": clip,
     "many streams, carriers": lambda bench: streams(bench, "carriers", bench.sizes.streams),
+    "clip": clip,
     "one stream, tokens": partial(streams, mode="tokens", count=1),
     "long stream": partial(long_stream, mode="carriers"),
 }

@@ -21,7 +21,7 @@ _entering = threading.Lock()
 
 
 @contextmanager
-def pruned(model: Any, config: PruneConfig = DEFAULT) -> Iterator[Report]:
+def pruned(model: Any, config: PruneConfig = DEFAULT, processor: Any = None) -> Iterator[Report]:
     """Inside, a model's generate() and forward() drop the redundant tokens of the videos in their inputs.
 
     Each video is a stream of its own, pruned as by `prune` where its features enter the language model: behind the
@@ -30,14 +30,17 @@ def pruned(model: Any, config: PruneConfig = DEFAULT) -> Iterator[Report]:
     state and logits are those of the token before it that stayed. (Attention maps and key-value caches are of the
     tokens that stayed.) No carriers are made.
 
-    A cache that comes out can be handed to generate() or forward() again with more text, inside of `pruned` only.
-    Gradients flow through the tokens that stay; the selection is not differentiated. All threads see the model
-    pruned. A compiled model would not be, as torch.compile leaves out hooks that come later; compiled layers may be.
+    A cache that comes out can be handed to generate() or forward() again with more text, inside of `pruned` only:
+    outside, nothing tells which tokens it lacks. Gradients flow through the tokens that stay; the selection is not
+    differentiated. All threads see the model pruned, as long as the context lasts: join them inside. A compiled model
+    would not be, as torch.compile leaves out hooks that come later; compiled layers may be.
 
     Args:
         model: of a family that `models.adapter` knows, with its head (...ForConditionalGeneration), also
             inside of a PeftModel.
         config: what to drop.
+        processor: the model's. InternVL and SmolVLM, whose prompts tell videos from images by their text alone, want
+            its tokenizer, and load that of the model's checkpoint where it is not given.
 
     Yields:
         A `Report`.
@@ -45,16 +48,14 @@ def pruned(model: Any, config: PruneConfig = DEFAULT) -> Iterator[Report]:
     Raises:
         ValueError, TypeError: for an unsupported or compiled model, one that is pruned already, or a bad config;
             inside, from the model, for what cannot be pruned: static caches, masks other than (B, L), packed prompts,
-            video features without input_ids, assisted decoding, prefill in chunks, another image or video behind a
-            cached pruned prompt.
+            video features without input_ids, assisted decoding, another image or video behind a cached pruned prompt,
+            prefill in chunks (but for releases of transformers that themselves read no video then).
     """
     validate.check_config(config, [])
-    if hasattr(model, "get_base_model"):  # of peft, which calls the model that it wraps
-        model = model.get_base_model()
+    model = models.with_head(model)
     family = models.adapter(model)
-    if not isinstance(getattr(model, "model", None), torch.nn.Module):
-        raise ValueError(f"model must have a head (...ForConditionalGeneration), got {type(model).__name__}")
-    adapter, multimodal = family.without_processor(model), model.model
+    adapter = family.without_processor(model) if processor is None else family(model, processor)
+    multimodal = model.model
     decoder = adapter.language_model
     towers = [each for each in multimodal.children() if each is not decoder]
     _check_compiled([model, multimodal], [decoder, *towers])

@@ -26,7 +26,7 @@ def score(x: torch.Tensor, reference: torch.Tensor, spatial: bool, mean: bool) -
     """Squared norms and dot products in float32, in strips of rows to bound the memory."""
     rows = _strip_rows(x)
     strips = [
-        _strip(x[:, i : i + rows + spatial], reference[i : i + rows], spatial) for i in range(0, x.shape[1], rows)
+        _strip(x[:, i : i + rows + int(spatial)], reference[i : i + rows], spatial) for i in range(0, x.shape[1], rows)
     ]
     squared_norms, previous, right, down, sums = zip(*strips, strict=True)
     norms = cat(squared_norms, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..cache import CarrierCache
 
 SIZES = (16, 32, 64, 128, 256, 512)  # rows of a forward, padded to one of these; longer ones are read as they are
+_capturing = threading.Lock()  # a capture begins with a wait for the device, which another's forbids
 SHAPES = 4  # of frames that are captured; further ones run as they are
 
 
@@ -59,10 +61,25 @@ class Replay:
             for _ in range(2):
                 self._work(*self._inputs)
         here.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-            self._output = self._work(*self._inputs)
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        with _capturing:
+            try:
+                with torch.cuda.graph(graph, pool, aside, capture_error_mode="thread_local"):
+                    self._output = self._work(*self._inputs)
+            except RuntimeError:
+                _recover(here, pool)
+                raise
         self._graph = graph
+
+
+def _recover(here: torch.cuda.Stream, pool: Any) -> None:
+    """What torch leaves undone where a capture fails: its stream stays the current one, memory is still taken from its
+    pool, and the random numbers' state, which a capture that succeeds gives back, is still the capture's."""
+    torch.cuda.set_stream(here)
+    with suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(here.device_index, pool)
+    with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+        torch.zeros((), device=here.device)
 
 
 class Graphs:

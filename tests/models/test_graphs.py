@@ -64,6 +64,7 @@ def test_a_session_holds_what_one_without_them_holds(built: tuple[Any, Any], mem
 
 
 @_needs_cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # that it is a prototype
 def test_on_cuda_only_what_is_kept_is_waited_for(family: tuple[Any, Any]) -> None:
     """torch tells every other wait; `tests/device` finds them on a CPU."""
     model, processor = family
@@ -75,6 +76,19 @@ def test_on_cuda_only_what_is_kept_is_waited_for(family: tuple[Any, Any]) -> Non
     finally:
         torch.cuda.set_sync_debug_mode("default")
         model.to("cpu")
+
+
+@_needs_cuda
+def test_on_cuda_a_capture_that_fails_leaves_nothing_behind(family: tuple[Any, Any]) -> None:
+    """The stream is the one before, random numbers are drawn, what was captured is replayed, more is captured."""
+    x = torch.ones(3, device="cuda")
+    before, here = graphs.Replay(lambda x: x + 1, (x,)), torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        graphs.Replay(lambda x: x * x.sum().item(), (x,))
+    assert torch.cuda.current_stream() == here
+    assert torch.rand(3, device="cuda").isfinite().all()
+    for replay in (before, graphs.Replay(lambda x: x + 1, (x,))):
+        assert replay(2 * x).tolist() == [3, 3, 3]
 
 
 def test_each_step_is_a_replay_of_the_first(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:

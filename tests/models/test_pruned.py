@@ -538,6 +538,16 @@ def test_a_video_behind_a_cached_text(model, prompts):
         assert torch.equal(output.sequences, alone.sequences)
 
 
+def test_a_model_from_no_checkpoint_is_pruned_with_its_processor(tiny, prompts, monkeypatch):
+    model, processor = tiny
+    with sp.pruned(model, USUAL):
+        expected = generate(model, prompts[0]).sequences
+    monkeypatch.setattr(model, "name_or_path", "")
+    with sp.pruned(model, USUAL, processor=processor) as report:
+        assert torch.equal(generate(model, prompts[0]).sequences, expected)
+    assert report.drop_ratio > 0
+
+
 def test_masks_are_of_two_axes(tiny, prompts):
     """What every attention implementation takes, FlashAttention's packed path included."""
     with sp.pruned(tiny[0]), watched(decoder(tiny[0])) as seen:

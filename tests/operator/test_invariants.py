@@ -321,6 +321,7 @@ def test_a_stream_in_many_calls(backend: str, device: torch.device, reference: s
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # that it is a prototype
 @pytest.mark.parametrize("reference", ["previous", "last_kept"])
 @pytest.mark.parametrize("budget", [{}, {"keep_tokens": 4}, {"max_tokens": 4}], ids=str)
 def test_nothing_waits_for_the_host(backend: str, device: torch.device, reference: str, budget: dict) -> None:
@@ -365,3 +366,28 @@ def test_comparisons_see_a_single_bit() -> None:
     assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
     assert same_bits(torch.tensor([torch.nan]), -torch.tensor([torch.nan]))
     assert not same_bits(torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.float16))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("reference", ["previous", "last_kept"])
+def test_a_replayed_graph_goes_on_with_the_stream(backend: str, device: torch.device, reference: str) -> None:
+    """A step of `prune_padded` captured with the copy of its state: each replay is the stream's next call."""
+    if backend == "torch":
+        pytest.skip("the reference may wait")
+    x, config = field((6, 5, 4, 64), dtype=torch.bfloat16).to(device), sp.PruneConfig(reference=reference)
+    pruner = sp.StreamPruner(config, backend=backend)
+    expected = [pruner(x[n : n + 1]) for n in range(6)]
+    state, given = expected[0].state.clone(), x[1:2].clone()
+    padded(given, config, backend=backend, capacity=20, state=state)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = padded(given, config, backend=backend, capacity=20, state=state)
+        state.copy_(out.state)
+    for n in range(1, 6):
+        given.copy_(x[n : n + 1])
+        graph.replay()
+        kept = int(out.cu_counts[-1])
+        assert torch.equal(out.keep, expected[n].keep)
+        assert torch.equal(out.tokens[:kept], expected[n].tokens)
+        assert torch.equal(out.carriers, expected[n].carriers)
+        assert torch.equal(state.reference, expected[n].state.reference)
