@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         import av
     except ImportError as error:
-        raise ImportError('it needs PyAV, which is not installed: pip install "streamprune-triton[video]"') from error
+        raise ImportError("it needs PyAV, which is not installed: pip install av") from error
     device = device_name(options.device)
     model, processor = sp.models.load(options.model) if options.model else sp.models.tiny.qwen2_5_vl()
     config = sp.PruneConfig() if options.model else sp.PruneConfig(temporal_threshold=0.8, spatial_threshold=0.8)

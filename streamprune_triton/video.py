@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ class _Stamps:
 
 def check_fps(fps: object) -> float:
     """`fps` as a float. Raises ValueError unless it is a number in (0, 1000]."""
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= MOST_FPS:
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < float(fps) <= MOST_FPS:
         raise ValueError(f"fps must be a number above 0 and at most {MOST_FPS:.0f}, got {fps!r}")
     return float(fps)
 
@@ -186,9 +187,7 @@ def _open(path: Path) -> tuple[Any, Any]:
     try:
         import av
     except ImportError as error:
-        raise ImportError(
-            'reading a video needs PyAV, which is not installed: pip install "streamprune-triton[video]"'
-        ) from error
+        raise ImportError("reading a video needs PyAV, which is not installed: pip install av") from error
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file: check the path")
     if path.is_dir():

@@ -281,7 +281,7 @@ def test_a_saved_session_goes_on(count: int, tmp_path: Path, capsys: pytest.Capt
     assert loaded.stats.frames_in == session.stats.frames_in == count + 5
     assert loaded.ask("what?", max_new_tokens=8) == session.ask("what?", max_new_tokens=8)
     wrong = failing(capsys, "video", second, "--resume", tmp_path / "1")
-    assert "--resume: must hold a session of memory = " in wrong
+    assert "--resume: must hold a session of memory." in wrong
 
 
 def test_bad_memory_and_model(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -509,3 +509,19 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.stdout == "versions\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "option", [("--minutes", "-1"), ("--seconds", "0"), ("--seconds", "nan"), ("--minutes", "inf")]
+)
+def test_bench_takes_some_time(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"argument {option[0]}: must be a number above 0, got {option[1]!r}" in failing(capsys, "bench", *option)
+
+
+def test_bench_out_of_memory_is_told_with_its_own_cure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from streamprune_triton.benchmarks import bench
+
+    monkeypatch.setattr(bench, "main", raising(torch.OutOfMemoryError("CUDA out of memory.")))
+    assert failing(capsys, "bench").endswith("CUDA out of memory.: try a smaller --case, or --cases\n")

@@ -117,7 +117,7 @@ def test_a_file_that_is_no_video_is_refused_in_a_line(
     assert "text.mp4: FFmpeg cannot read it (Invalid data" in failing(name, capsys, sound.parent / "text.mp4")
     assert "sound.wav: holds no video stream" in failing(name, capsys, sound)
     monkeypatch.setitem(sys.modules, "av", None)
-    assert 'needs PyAV, which is not installed: pip install "streamprune-triton[video]"' in failing(name, capsys, sound)
+    assert "needs PyAV, which is not installed: pip install av" in failing(name, capsys, sound)
 
 
 def test_the_custom_loop_refuses_a_single_frame(

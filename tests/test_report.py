@@ -209,5 +209,5 @@ def test_a_file_where_the_directory_should_be(tmp_path: Path) -> None:
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'matplotlib.* pip install "streamprune-triton\[video\]"'):
+    with pytest.raises(ImportError, match=r"matplotlib.* pip install matplotlib pillow"):
         report.write(tmp_path, Collector(CONFIG), title="t", rows=[])

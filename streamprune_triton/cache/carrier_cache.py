@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from .checks import check_states
+from .checks import check_memory, check_states
 from .layer import CarrierLayer
 from .rows import Numbers, Rows
 
@@ -52,7 +52,7 @@ class CarrierCache(Cache):
         text = _text_config(config)
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        where = None if device is None else torch.empty(0, device=device).device  # with its number, as tensors have it
+        where = check_memory(device, dtype)
         self._set(Rows(text.num_hidden_layers, capacity, (heads, dim), dtype, where))
 
     def _set(self, rows: Rows) -> None:

@@ -19,6 +19,19 @@ def check_capacity(capacity: object) -> None:
         raise ValueError(f"capacity must be at least 1 row, or None for no bound, got {capacity}")
 
 
+def check_memory(device: object, dtype: object) -> torch.device | None:
+    """Where and of what a cache's memory is to be. Returns the device with its number, as tensors have it."""
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, as torch.bfloat16, or None, got {dtype!r}")
+    if device is None:
+        return None
+    try:
+        return torch.empty(0, device=device).device  # type: ignore[call-overload]
+    except (AssertionError, RuntimeError, TypeError) as error:  # whatever the device's own library raises
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"device must be one that is there, as 'cpu' or 'cuda', got {device!r}: {reason}") from error
+
+
 def check_room(rows: Rows, stop: int) -> None:
     if rows.capacity is not None and stop > rows.capacity:
         raise ValueError(

@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: the process's own) and returns the exit code."""
+    args = argparse.Namespace(command=None)
     try:
         args = _parser().parse_args(argv)
         return args.run(args)
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _interrupted()
         if isinstance(error, RuntimeError) and not _out_of_memory(error):
             raise
-        print(f"streamprune: {_one_line(error)}{_cure(error)}", file=sys.stderr)
+        print(f"streamprune: {_one_line(error)}{_cure(error, args.command)}", file=sys.stderr)
         return 2
 
 
@@ -70,10 +71,12 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
-def _cure(error: BaseException) -> str:
+def _cure(error: BaseException, command: str | None) -> str:
     """What to do about it, for errors that do not say so themselves."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f": pip install {error.name.partition('.')[0]}"
+    if _out_of_memory(error) and command == "bench":
+        return ": try a smaller --case, or --cases"
     if _out_of_memory(error):
         return ": try a smaller --model, another --device, or --memory carriers"
     return ""

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .options import number
+from .options import positive
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -25,8 +25,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="TxHxWxD[:DTYPE[:DROP]]",
         help="features of your own, instead (bf16, 0.92 repeat); again for more",
     )
-    parser.add_argument("--seconds", type=number, help="time spent on each row (0.5)")
-    parser.add_argument("--minutes", type=number, help="time for all of it (8)")
+    parser.add_argument("--seconds", type=positive, help="time spent on each row (0.5)")
+    parser.add_argument("--minutes", type=positive, help="time for all of it (8)")
     parser.add_argument("--only", help="providers whose name contains this")
     parser.set_defaults(run=run)
 

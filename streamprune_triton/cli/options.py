@@ -75,6 +75,14 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
+def positive(text: str) -> float:
+    """For argparse: a finite float above 0."""
+    value = number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
+
+
 def count(text: str, least: int = 1) -> int:
     """For argparse: a whole number of at least `least`."""
     if not text.isdecimal() or int(text) < least:

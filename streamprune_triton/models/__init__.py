@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .base import Adapter
 
-__all__ = ["adapter", "load", "tiny"]
+__all__ = ["adapter", "load", "tiny", "with_head"]
 
 # model_type: (module here, its class)
 _FAMILIES = {
@@ -40,6 +40,19 @@ _FAMILIES = {
 def adapter(model: Any) -> type[Adapter]:
     """The adapter class of the model's family. Raises ValueError, listing the known ones, where there is none."""
     return _family(getattr(getattr(model, "config", None), "model_type", None))
+
+
+def with_head(model: Any) -> Any:
+    """The model itself, or the one that peft has wrapped, with its LoRA layers as they are.
+
+    Raises ValueError for an unknown family, and for a model without its head.
+    """
+    if hasattr(model, "get_base_model"):  # of peft, which calls the model that it wraps
+        model = model.get_base_model()
+    adapter(model)
+    if not hasattr(getattr(model, "model", None), "forward"):
+        raise ValueError(f"model must have a head (...ForConditionalGeneration), got {type(model).__name__}")
+    return model
 
 
 def load(

@@ -126,13 +126,14 @@ class Adapter:
         """Of the token that stands for each of a video's visual tokens in the ids that a processor makes."""
         return self.video_token_id
 
-    def around(self, step: int, fps: float, missing: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def around(self, step: int, fps: float, missing: int = 0, first: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids right before and right behind the visual tokens of a step.
 
         Args:
-            step: its number in the video.
+            step: its number in the stream.
             fps: raw frames a second.
             missing: of its raw frames, how many only repeat the video's last one.
+            first: whether its video begins with it, as the video that begins with step 0 always does.
         """
         return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 

@@ -41,7 +41,7 @@ class Glm4V(Qwen25VL):
     def visual_token_id(self) -> int:
         return int(self.model.config.image_token_id)
 
-    def around(self, step: int, fps: float, missing: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def around(self, step: int, fps: float, missing: int = 0, first: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         before, behind = self._picture(step * self.frames_per_step / fps)
         return self._ids(before), self._ids(behind)
 

@@ -45,8 +45,8 @@ class InternVL(Frames):
         output = self.model.model.get_image_features(pixels)
         return getattr(output, "pooler_output", output)
 
-    def around(self, step: int, fps: float, missing: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._ids(self._before(step)), self._ids(self.processor.tokenizer.end_image_token)
+    def around(self, step: int, fps: float, missing: int = 0, first: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._ids(self._before(step, first)), self._ids(self.processor.tokenizer.end_image_token)
 
     def grids(self, input_ids: torch.Tensor, inputs: dict[str, Any]) -> list[list[torch.Tensor]]:
         return [self._videos(row) for row in input_ids]
@@ -69,8 +69,8 @@ class InternVL(Frames):
             end = int(run[-1]) + 1
         return [torch.stack(video) for video in videos]
 
-    def _before(self, step: int) -> str:
-        newline = "\n" if step else ""
+    def _before(self, step: int, first: bool = False) -> str:
+        newline = "" if first or not step else "\n"
         return f"{newline}Frame{step + 1}: {self.processor.tokenizer.start_image_token}"
 
     def _begins(self, text: str) -> bool:

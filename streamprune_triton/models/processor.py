@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,19 @@ from ..transfer import upload
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from .base import Adapter
+
 # Qwen2VLVideoProcessor's own limits, for a checkpoint that names none: pixels of a resized frame.
 VIDEO_PIXELS = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
 CURE = (
     "is of transformers' own processors, which need torchvision: pip install torchvision, from the index that torch "
     "came from, and load the model again; a StreamingSession runs without"
 )
+OTHER = (
+    "is of transformers' own processors, and this is a FrameProcessor, for sessions alone: AutoProcessor loads a "
+    "checkpoint's own (SmolVLM's needs num2words)"
+)
+ONE_VIDEO: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "?"}]}]
 PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "resample", "rescale_factor")
 PICTURES = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor"),
@@ -64,12 +72,12 @@ class FrameProcessor:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ImportError: what `generate` takes is made by transformers' processors alone."""
-        raise ImportError(f"processor(...) {CURE}")
+        raise ImportError(f"processor(...) {_cure()}")
 
     def apply_chat_template(self, messages: list[dict[str, Any]], *, tokenize: bool = False, **kwargs: Any) -> str:
         """As the tokenizer's method, by the processor's template. Raises ImportError for tokenize=True."""
         if tokenize:
-            raise ImportError(f"processor.apply_chat_template(tokenize=True) {CURE}")
+            raise ImportError(f"processor.apply_chat_template(tokenize=True) {_cure()}")
         told = self.tokenizer.apply_chat_template(messages, chat_template=self.chat_template, tokenize=False, **kwargs)
         return str(told)
 
@@ -109,6 +117,36 @@ class FrameProcessor:
 
     def _images(self, frames: np.ndarray) -> Any:
         return self.image_processor(images=list(frames), return_tensors="pt", input_data_format="channels_last")
+
+
+def _cure() -> str:
+    from transformers.utils import is_torchvision_available
+
+    return OTHER if is_torchvision_available() else CURE
+
+
+def check_fits(adapter: Adapter) -> None:
+    """Raises ValueError where a video in a chat is not one token that the model takes for a video.
+
+    So another family's processor is found out, but not one whose tokenizer and template are the model's own.
+    """
+    told = adapter.processor.apply_chat_template(ONE_VIDEO, tokenize=False, add_generation_prompt=True)
+    ids = adapter.processor.tokenizer(told)["input_ids"]
+    rows = getattr(adapter.model.get_input_embeddings(), "num_embeddings", max(ids) + 1)
+    if ids.count(_video_token(adapter)) != 1 or max(ids) >= rows:
+        raise ValueError(
+            f"processor must be the model's, got {type(adapter.processor).__name__}, whose chat template writes a "
+            f"video as no token of {type(adapter.model).__name__}: load both from one checkpoint, as models.load does"
+        )
+
+
+def _video_token(adapter: Adapter) -> int | None:
+    """None where the processor has none that the family would ask it for."""
+    with suppress(AttributeError):
+        return adapter.video_token_id
+    with suppress(AttributeError):
+        adapter.text(ONE_VIDEO)  # a family without sessions says so here
+    return None
 
 
 def cut(frames: torch.Tensor, images: Any) -> torch.Tensor:

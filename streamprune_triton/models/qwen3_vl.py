@@ -43,9 +43,9 @@ class Qwen3VL(Qwen25VL):
         last = len(pieces) - 1
         return [piece[int(n > 0) : len(piece) - int(n < last)] for n, piece in enumerate(pieces)]
 
-    def around(self, step: int, fps: float, missing: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        first = step * self.frames_per_step
-        seconds = (first / fps + (first + self.frames_per_step - 1 - missing) / fps) / 2
+    def around(self, step: int, fps: float, missing: int = 0, first: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        frame = step * self.frames_per_step
+        seconds = (frame / fps + (frame + self.frames_per_step - 1 - missing) / fps) / 2
         return self._ids(f"<{seconds:.1f} seconds><|vision_start|>"), self._ids("<|vision_end|>")
 
     def layout(self, before: torch.Tensor, grid: tuple[int, int], fps: float, carrier: bool) -> Blocks:

@@ -33,8 +33,9 @@ class VideoLlama3(Qwen25VL):
     def frame_images(settings: dict[str, Any]) -> Any:
         return patch_images({**SETTINGS, **{name: value for name, value in settings.items() if value is not None}})
 
-    def around(self, step: int, fps: float, missing: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._ids(f"{',' if step else ''}Time {step / fps:.1f}s:"), self._ids("")
+    def around(self, step: int, fps: float, missing: int = 0, first: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        comma = "" if first or not step else ","
+        return self._ids(f"{comma}Time {step / fps:.1f}s:"), self._ids("")
 
     def layout(self, before: torch.Tensor, grid: tuple[int, int], fps: float, carrier: bool) -> Layout:
         return Flat(grid, carrier)

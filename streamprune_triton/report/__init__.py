@@ -71,5 +71,5 @@ def require() -> None:
         import PIL.Image  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f'the report needs {error.name}, which is not installed: pip install "streamprune-triton[video]"'
+            f"the report needs {error.name}, which is not installed: pip install matplotlib pillow"
         ) from error

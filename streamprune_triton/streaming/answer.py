@@ -116,7 +116,6 @@ class Answer:
 
     @on_host
     def _seen(self, device: torch.device) -> torch.Tensor:
-        """(L,) what a repetition penalty looks at: the dialogue's tokens, and one for the video."""
-        video = torch.tensor([self._reader.adapter.visual_token_id])
-        tail = torch.tensor(self._past.tail, dtype=torch.int64)
-        return upload(torch.cat([self._reader.talk.opening, video, tail, self._asked]), device)
+        """(L,) what a repetition penalty looks at: the ids of all text that was read, and one for the video."""
+        video, said = self._reader.adapter.visual_token_id, sorted(self._past.said)
+        return upload(torch.cat([self._reader.talk.opening, torch.tensor([video, *said]), self._asked]), device)

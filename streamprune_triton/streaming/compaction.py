@@ -74,7 +74,7 @@ class Closing:
 
     def _behind(self, layout: Layout, cursor: Cursor, step: int) -> tuple[Cursor, int]:
         """(the cursor behind the step of this number, the first position behind it)."""
-        before, behind = (len(text) for text in self._adapter.around(step, self._fps))
+        before, behind = (len(text) for text in self._adapter.around(step, self._fps, first=not cursor.steps))
         place = layout.place(cursor, before, behind)
         return place.next, max(int(place.positions.max()) + 1, layout.end(place.next))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +42,9 @@ class FrameQueue:
     reading of frames fails, the error is raised by the next call here, the session is as it was before these frames,
     they count as dropped, and the queue goes on.
 
+    A queue that nobody holds any more reads what waits, and its thread ends. At the end of the process an open queue
+    stops at once, and what waits is not read.
+
     Args:
         session: its `stats` count what is given up, as `frames_dropped` or `frames_coalesced`.
         size: at most so many raw frames wait, at least 4 steps of the model; those being read do not count.
@@ -51,7 +57,7 @@ class FrameQueue:
 
     def __init__(self, session: StreamingSession, size: int = 32, when_full: str = "block") -> None:
         self._step = _frames_per_step(session, size, when_full)
-        self._session, self._size, self._when_full = session, size, when_full
+        self._session, self._size, self._when_full = session, int(size), when_full
         self._like = session._past.waiting  # frames of the stream's size
         self._waiting: list[Waiting] = []
         self._phase = 0  # raw frames that a step has got in front of those that wait
@@ -60,9 +66,13 @@ class FrameQueue:
         self._busy = False  # somebody has the session
         self._askers = 0  # callers who wait for it; the thread steps back for them
         self._changed = threading.Condition()  # guards all of these; `_busy` guards the session
+        self._kept: list[FrameQueue] = []  # this one as long as frames wait: nobody else may hold it
         self._begin_behind([])
-        self._thread = threading.Thread(target=self._work, name="frame-queue", daemon=True)
+        me = weakref.ref(self)
+        work = (me, self._changed, self._kept)
+        self._thread = threading.Thread(target=_work, args=work, name="frame-queue", daemon=True)
         self._thread.start()
+        weakref.finalize(self, _stop, me, self._changed)  # called at the process's end, too
 
     def __enter__(self) -> FrameQueue:
         return self
@@ -71,8 +81,7 @@ class FrameQueue:
         if kind is None:
             self.close()
             return
-        with self._changed:
-            self._waiting = []
+        self._abandon()
         self._end()
 
     def put(self, frames: np.ndarray | torch.Tensor | Sequence[Any]) -> None:
@@ -85,7 +94,7 @@ class FrameQueue:
             ValueError, TypeError: naming the argument, also for frames of another size; nothing was added.
             RuntimeError: where the queue is closed, also while `put` waits; the first of the frames may be in it.
         """
-        if isinstance(frames, (np.ndarray, torch.Tensor)) and frames.ndim == 3:
+        if isinstance(frames, (np.ndarray, torch.Tensor)) and frames.ndim == 3 and frames.shape[-1] == 3:
             frames = frames[None]
         with self._changed:
             self._check()
@@ -94,6 +103,7 @@ class FrameQueue:
             for image in images:
                 self._make_room()
                 self._waiting.append(Waiting(image.copy(), 0))
+                self._kept[:] = [self]
                 self._changed.notify_all()
 
     def ask(self, question: str, *, remember: bool = False, **generate_kwargs: Any) -> str:
@@ -159,6 +169,7 @@ class FrameQueue:
 
     def _taken(self) -> list[Waiting]:
         frames, self._waiting = self._waiting, []
+        self._kept.clear()
         self._begin_behind(frames)
         self._changed.notify_all()
         return frames
@@ -199,18 +210,13 @@ class FrameQueue:
             self._busy = False
             self._changed.notify_all()
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(self._has_work)
-                if not self._waiting:
-                    return
-                frames, self._busy = self._taken(), True
-            try:
-                self._read(frames)
-            except BaseException as error:
-                self._error = error
-            self._leave()
+    def _read_next(self, frames: list[Waiting]) -> None:
+        """Of the thread, which has the session."""
+        try:
+            self._read(frames)
+        except BaseException as error:
+            self._error = error
+        self._leave()
 
     def _has_work(self) -> bool:
         return not self._busy and not self._askers and (bool(self._waiting) or self._closed)
@@ -241,11 +247,47 @@ class FrameQueue:
                 return
             yield piece
 
+    def _abandon(self) -> None:
+        with self._changed:
+            self._waiting = []
+            self._kept.clear()
+
     def _end(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
+
+
+def _work(queue: weakref.ref[FrameQueue], changed: threading.Condition, _: list[FrameQueue]) -> None:
+    """The thread. While it waits, a queue that nobody else holds can go, but for one in which frames wait."""
+    while True:
+        with changed:
+            changed.wait_for(partial(_due, queue))
+            mine = queue()
+            if mine is None or not mine._waiting:
+                return
+            frames, mine._busy = mine._taken(), True
+        mine._read_next(frames)
+        del mine, frames
+
+
+def _due(queue: weakref.ref[FrameQueue]) -> bool:
+    """Whether there is something to read, or nothing will come any more."""
+    mine = queue()
+    due = mine is not None and mine._has_work()
+    del mine  # may have been the last one to hold it
+    return due or queue() is None
+
+
+def _stop(queue: weakref.ref[FrameQueue], changed: threading.Condition) -> None:
+    """Where the queue is gone, or the process ends: a thread that is left in the middle of PyTorch aborts it."""
+    mine = queue()
+    if mine is not None:
+        mine._abandon()
+        mine._end()
+    with changed:
+        changed.notify_all()
 
 
 def _frames_per_step(session: object, size: object, when_full: object) -> int:
@@ -254,7 +296,7 @@ def _frames_per_step(session: object, size: object, when_full: object) -> int:
         raise TypeError(f"session must be a StreamingSession, got {type(session).__name__}")
     if when_full not in POLICIES:
         raise ValueError(f"when_full must be one of {', '.join(POLICIES)}, got {when_full!r}")
-    if isinstance(size, bool) or not isinstance(size, int):
+    if isinstance(size, bool) or not isinstance(size, Integral):
         raise TypeError(f"size must be an integer, got {type(size).__name__}")
     step = session._reader.adapter.frames_per_step
     if size < LEAST_STEPS * step:

@@ -36,11 +36,42 @@ def checked(frames: object, waiting: np.ndarray | None, name: str = "frames") ->
 def _array(frame: object, name: str, rank: int) -> np.ndarray:
     shape = "(N, height, width, 3)" if rank == 4 else "(height, width, 3)"
     if not isinstance(frame, (np.ndarray, torch.Tensor)):
-        raise TypeError(f"{name} must be an array or a tensor {shape} uint8, got {type(frame).__name__}")
+        said = f"{name} must be an array or a tensor {shape} uint8, got {type(frame).__name__}"
+        raise TypeError(f"{said}{_from_other(frame, name)}")
     if frame.dtype not in (np.uint8, torch.uint8):
-        raise TypeError(f"{name} must be uint8, got {frame.dtype}")
-    array = frame.cpu().numpy() if isinstance(frame, torch.Tensor) else frame
-    if array.ndim != rank or array.shape[-1] != 3 or 0 in array.shape[-3:]:
-        hint = ": one frame is frames[None]" if rank == 4 and array.ndim == 3 else ""
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}{hint}")
-    return array
+        raise TypeError(f"{name} must be uint8, got {frame.dtype}{_from_floats(frame, name)}")
+    if frame.ndim != rank or frame.shape[-1] != 3 or 0 in frame.shape[-3:]:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(frame.shape)}{_from_shape(frame, name, rank)}")
+    return frame.cpu().numpy() if isinstance(frame, torch.Tensor) else frame
+
+
+# What makes frames of what came, for messages
+
+
+def _from_other(frame: object, name: str) -> str:
+    if hasattr(frame, "__array_interface__") or hasattr(frame, "__array__"):
+        return f": give np.asarray({name})"
+    if isinstance(frame, (str, bytes)) or not hasattr(frame, "__iter__"):
+        return ""
+    return f": give np.asarray({name}, np.uint8)" if isinstance(frame, (list, tuple)) else f": give list({name})"
+
+
+def _from_floats(frame: np.ndarray | torch.Tensor, name: str) -> str:
+    if "float" not in str(frame.dtype):
+        return ""
+    cast = "to(torch.uint8)" if isinstance(frame, torch.Tensor) else "astype(np.uint8)"
+    return f": of 0..1, give ({name} * 255).{cast}; of 0..255, {name}.{cast}"
+
+
+def _from_shape(frame: np.ndarray | torch.Tensor, name: str, rank: int) -> str:
+    shape, one = tuple(frame.shape), "[None]" if frame.ndim < rank else ""
+    if frame.ndim not in (3, rank) or 0 in shape:
+        return f": of gray, give np.stack([{name}] * 3, -1)" if frame.ndim == 2 < rank == 3 else ""
+    if shape[-1] == 3:
+        return f": one frame is {name}[None]"
+    if shape[-3] == 3:
+        order = (0, 2, 3, 1) if frame.ndim == 4 else (1, 2, 0)
+        return f": give {name}.{'permute' if isinstance(frame, torch.Tensor) else 'transpose'}{order}{one}"
+    if shape[-1] in (1, 4):
+        return f": of RGBA, give {name}[..., :3]{one}" if shape[-1] == 4 else f": give {name}[..., [0, 0, 0]]{one}"
+    return f": of gray, give np.stack([{name}] * 3, -1)" if frame.ndim < rank else ""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
+
+from .memory import count
 
 ARGUMENTS = (
     "max_new_tokens",
@@ -43,7 +47,7 @@ class Decoding:
         """From arguments of `generate`; what is not given comes from `defaults`, the model's generation_config.
 
         Raises:
-            TypeError: for an argument that is not one of ARGUMENTS.
+            TypeError: for an argument that is not one of ARGUMENTS, or of another type than `generate` takes.
             ValueError: for a value outside of what `generate` allows.
         """
         for name in given:
@@ -54,12 +58,14 @@ class Decoding:
             found = given.get(name, getattr(defaults, name, None))
             return otherwise if found is None else found
 
-        most = value("max_new_tokens", MAX_NEW_TOKENS)
-        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-            raise ValueError(f"max_new_tokens must be an integer of at least 1, got {most!r}")
-        eos = value("eos_token_id", ())
-        sample = bool(value("do_sample", False))
-        return cls(most, frozenset([eos] if isinstance(eos, int) else eos), sample, _processors(value, sample))
+        most, sample = value("max_new_tokens", MAX_NEW_TOKENS), value("do_sample", False)
+        most = count("max_new_tokens", most, 1)
+        if not isinstance(sample, bool):
+            raise TypeError(f"do_sample must be a bool, got {sample!r}")
+        ends = _ids(value("eos_token_id", ()))
+        # `generate` has a default for what nobody says, and nothing in the place of a None that the caller says.
+        top_k = value("top_k", None if "top_k" in given else 50)
+        return cls(most, ends, sample, _processors(value, sample, top_k))
 
     def choose(self, logits: torch.Tensor, seen: torch.Tensor) -> int:
         """The next token, of logits (V,) behind the token ids `seen` (L,): waits for the device."""
@@ -69,18 +75,27 @@ class Decoding:
         return int(torch.multinomial(scores.softmax(-1), 1))
 
 
-def _processors(value: Any, sample: bool) -> Any:
+def _ids(given: Any) -> frozenset[int]:
+    """Of one id, or of several in a list, a tensor or an array."""
+    ids = given.tolist() if isinstance(given, (torch.Tensor, np.ndarray)) else given
+    ids = ids if isinstance(ids, (list, tuple, set, frozenset)) else [ids]
+    if any(isinstance(each, bool) or not isinstance(each, Integral) for each in ids):
+        raise TypeError(f"eos_token_id must be an integer or several, got {given!r}")
+    return frozenset(map(int, ids))
+
+
+def _processors(value: Any, sample: bool, top_k: int | None) -> Any:
     """In the order of `generate`: the penalty, then, for a sample, temperature, top_k, top_p."""
     import transformers as hf
 
     processors = hf.LogitsProcessorList()
     penalty, temperature = value("repetition_penalty", 1.0), value("temperature", 1.0)
-    top_k, top_p = value("top_k", 50), value("top_p", 1.0)
+    top_p = value("top_p", 1.0)
     if penalty != 1.0:
         processors.append(hf.RepetitionPenaltyLogitsProcessor(penalty=penalty))
     if sample and temperature != 1.0:
         processors.append(hf.TemperatureLogitsWarper(temperature))
-    if sample and top_k != 0:
+    if sample and top_k is not None and top_k != 0:
         processors.append(hf.TopKLogitsWarper(top_k))
     if sample and top_p < 1.0:
         processors.append(hf.TopPLogitsWarper(top_p))

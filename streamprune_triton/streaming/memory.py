@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 MODES = ("tokens", "carriers", "hybrid")
 POSITIONS = ("absolute", "compact")
+LEAST = {"max_carriers": 1, "recent_frames": 0, "max_dialogue": 0, "max_tokens": 1}
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,9 @@ class Memory:
         for name, value, allowed in (("mode", self.mode, MODES), ("positions", self.positions, POSITIONS)):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        _check_count("max_carriers", self.max_carriers, 1)
-        _check_count("recent_frames", self.recent_frames, 0)
-        _check_count("max_dialogue", self.max_dialogue, 0)
-        if self.max_tokens is not None:
-            _check_count("max_tokens", self.max_tokens, 1)
+        for name, least in LEAST.items():
+            if name != "max_tokens" or self.max_tokens is not None:
+                object.__setattr__(self, name, count(name, getattr(self, name), least))
 
     @property
     def carriers(self) -> bool:
@@ -55,8 +55,10 @@ class Memory:
         return self.mode != "tokens"
 
 
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+def count(name: str, value: object, least: int) -> int:
+    """An integer, NumPy's included, of at least `least`. Raises TypeError or ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)

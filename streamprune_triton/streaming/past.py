@@ -43,7 +43,7 @@ class Past:
         number: of the next block.
         steps: of the stream so far, those that never came included.
         turns: the remembered dialogue, as messages for a chat template.
-        tail: token ids of the turns behind the last video.
+        said: the token ids of all text that was read, each once: never more than the vocabulary has.
         grid: (H, W) of a step's tokens; None before the first.
         waiting: (n, height, width, 3) raw frames of a step that is not complete, n maybe 0; None before the first.
     """
@@ -59,7 +59,7 @@ class Past:
     number: int = 0
     steps: int = 0
     turns: tuple[dict[str, Any], ...] = ()
-    tail: tuple[int, ...] = ()
+    said: frozenset[int] = frozenset()
     grid: tuple[int, int] | None = None
     waiting: np.ndarray | None = None
 

@@ -111,7 +111,7 @@ class Reader:
         ids, first = self.talk.before_video(past.turns), past.position
         self.read_text(past.cache, ids, first)
         past = self.noted(past, len(ids))
-        return replace(past, cursor=Cursor(first + len(ids)), tail=())
+        return replace(past, cursor=Cursor(first + len(ids)), said=past.said.union(ids.tolist()))
 
     def read_text(self, cache: CarrierCache, ids: torch.Tensor, first: int) -> torch.Tensor:
         """(L, D) hidden states of text (L,) at positions from `first` on, behind all rows of the cache."""
@@ -142,8 +142,8 @@ class Reader:
         count = cache.get_seq_length() - len(past.rows)
         later = self.noted(replace(past, cache=cache, turns=turns), count)
         # Only the newest turns are asked for again, and only a bounded number can still be in the cache.
-        turns, most = turns[-2 * max(1, len(later.keeping.dialogue)) :], max(1, self.memory.max_dialogue)
-        return self.compact(replace(later, turns=turns, tail=(*past.tail, *ids)[-most:]))
+        turns = turns[-2 * max(1, len(later.keeping.dialogue)) :]
+        return self.compact(replace(later, turns=turns, said=later.said.union(ids)))
 
     def compact(self, past: Past) -> Past:
         """With positions closed up where that is due."""

@@ -65,7 +65,9 @@ def save(path: str | os.PathLike[str], past: Past, kind: Kind, stats: Stats) -> 
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = Path(path)
+    path = _file(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path must be in a folder that is there, got {str(path)!r}")
     header = {"format": FORMAT, "kind": json.dumps(asdict(kind)), "past": json.dumps(_header(past, stats))}
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -74,9 +76,20 @@ def save(path: str | os.PathLike[str], past: Past, kind: Kind, stats: Stats) -> 
     except BaseException as error:
         with suppress(OSError):
             partial.unlink()
-        if isinstance(error, SafetensorError):
-            raise OSError(f"{path} cannot be written: {error}") from error
+        if isinstance(error, (SafetensorError, OSError)):
+            reason = str(error).replace(str(partial), path.name)
+            raise OSError(f"path {str(path)!r} cannot be written: {reason}") from error
         raise
+
+
+def _file(path: object) -> Path:
+    """Raises TypeError for what is no path, OSError for a folder."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a str or a path, of a file, got {type(path).__name__}")
+    found = Path(path)
+    if found.is_dir():
+        raise IsADirectoryError(f"path must be of a file, got the folder {str(found)!r}")
+    return found
 
 
 def load(path: str | os.PathLike[str], fresh: Past, kind: Kind, device: torch.device) -> tuple[Past, Stats]:
@@ -93,12 +106,17 @@ def load(path: str | os.PathLike[str], fresh: Past, kind: Kind, device: torch.de
     """
     from safetensors import SafetensorError, safe_open
 
+    path = _file(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path must be of a file that is there, got {str(path)!r}")
     try:
-        with safe_open(os.fspath(path), "pt") as file:
+        with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"path must be a session's file, got {os.fspath(path)!r}: {error}") from error
+        raise ValueError(f"path must be a session's file, got {str(path)!r}: {error}") from error
+    except OSError as error:
+        raise OSError(f"path {str(path)!r} cannot be read: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"path must be a session's file of format {FORMAT}, got {header.get('format')!r}")
     with _undamaged(path):
@@ -122,8 +140,19 @@ def _undamaged(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _check_kind(saved: dict[str, Any], own: dict[str, Any]) -> None:
     for name, value in own.items():
-        if saved.get(name) != value:
-            raise ValueError(f"path must hold a session of {name} = {value!r}, got {saved.get(name)!r}")
+        pairs = dict(_differing(name, value, saved.get(name)))
+        if pairs:
+            ours, theirs = (", ".join(f"{field} = {pair[n]!r}" for field, pair in pairs.items()) for n in (0, 1))
+            raise ValueError(f"path must hold a session of {ours}, got {theirs}")
+
+
+def _differing(name: str, own: object, saved: object) -> Iterator[tuple[str, tuple[object, object]]]:
+    """The names of what differs, of dictionaries their fields', with both values."""
+    if isinstance(own, dict) and isinstance(saved, dict):
+        for field in {**own, **saved}:
+            yield from _differing(f"{name}.{field}", own.get(field), saved.get(field))
+    elif own != saved:
+        yield name, (own, saved)
 
 
 def _check_whole(past: Past, kind: Kind) -> None:
@@ -150,7 +179,7 @@ def _header(past: Past, stats: Stats) -> dict[str, Any]:
         "number": past.number,
         "steps": past.steps,
         "turns": past.turns,
-        "tail": past.tail,
+        "said": sorted(past.said),
         "grid": past.grid,
         "visual": keeping.visual,
         "carriers": [block for block, _ in keeping.carriers],
@@ -194,7 +223,7 @@ def _past(values: dict[str, Any], tensors: dict[str, torch.Tensor], fresh: Past,
         number=values["number"],
         steps=values["steps"],
         turns=tuple(values["turns"]),
-        tail=tuple(values["tail"]),
+        said=frozenset(values["said"] if "said" in values else values["tail"]),  # "tail" in older files
         grid=None if values["grid"] is None else tuple(values["grid"]),
         waiting=None if waiting is None else waiting.numpy(),
     )

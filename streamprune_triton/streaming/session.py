@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ import torch
 
 from .. import models
 from ..config import PruneConfig
+from ..models.processor import check_fits
 from ..result import PruneResult
 from ..transfer import on_host
 from . import ingest, saving
 from .answer import Answer
 from .frames import checked
 from .generation import Decoding
-from .memory import Memory
+from .memory import Memory, count
 from .past import Past
 from .reader import Reader
 from .stats import Stats
@@ -36,7 +38,7 @@ class StreamingSession:
     Sessions may share a model, also in several threads; one session is for one thread at a time.
 
     Args:
-        model: of a supported family; it is not modified.
+        model: of a supported family, with its head, also inside of a PeftModel; it is not modified.
         processor: the model's, as `models.load` gives it.
         config: what to drop.
         memory: what stays of the frames.
@@ -69,8 +71,10 @@ class StreamingSession:
         self.memory = Memory() if memory is None else memory
         _check(self.config, self.memory, fps, system)
         self.fps, self.system = float(fps), system
+        model = models.with_head(model)
         adapter = models.adapter(model)(model, processor)
         _check_devices(model)
+        check_fits(adapter)
         self._model = model
         self._reader = Reader(adapter, self.memory, self.fps, system, cuda_graphs)
         self._past = self._reader.begin(self.config)
@@ -133,8 +137,7 @@ class StreamingSession:
         Frames that wait for the rest of their step are given up with them. With `positions="compact"` a gap never
         leads beyond the model's limit: a longer one counts as one up to there.
         """
-        if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0:
-            raise ValueError(f"frames must be an integer of at least 0, got {frames!r}")
+        frames = count("frames", frames, 0)
         past = self._past
         waiting = 0 if past.waiting is None else len(past.waiting)
         steps = -(-(frames + waiting) // self._reader.adapter.frames_per_step) if frames else 0
@@ -172,6 +175,8 @@ class StreamingSession:
         """
         if not isinstance(question, str):
             raise TypeError(f"question must be a str, got {type(question).__name__}")
+        if not isinstance(remember, bool):
+            raise TypeError(f"remember must be a bool, got {type(remember).__name__}")
         decoding = Decoding.of(self._model.generation_config, **generate_kwargs)
         past = self._past
         if past.waiting is None:
@@ -241,9 +246,9 @@ def _all_or_none(sessions: Sequence[StreamingSession]) -> Iterator[None]:
 
 
 def _check(config: object, memory: object, fps: object, system: object) -> None:
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)):
+    if isinstance(fps, bool) or not isinstance(fps, Real):
         raise TypeError(f"fps must be a number, got {type(fps).__name__}")
-    if not 0 < fps < float("inf"):
+    if not 0 < float(fps) < float("inf"):
         raise ValueError(f"fps must be above 0 and finite, got {fps}")
     if not isinstance(config, PruneConfig):
         raise TypeError(f"config must be a PruneConfig, got {type(config).__name__}")

@@ -75,11 +75,13 @@ def plan(
     assert cursor is not None
     carriers = keeping.memory.carriers
     sources = _Sources(pruned, adapter, config, carriers, int((pruned.fate[:first] == KEPT).sum()))
-    readings, deaths = [], []
+    readings, deaths, said = [], [], set(past.said)
     end = len(pruned.fate)
     for n in range(first, end if last is None else last):
         number = past.number + n - first
-        before, behind = adapter.around(past.steps + n - first, fps, missing if n == end - 1 else 0)
+        absent = missing if n == end - 1 else 0
+        before, behind = adapter.around(past.steps + n - first, fps, absent, first=not cursor.steps)
+        said |= {*before.tolist(), *behind.tolist()}
         kept = np.flatnonzero(pruned.fate[n].ravel() == KEPT)
         place = layout.place(cursor, len(before), len(behind))
         rows = _rows(number, kept, pruned.fate[n].size, len(before), len(behind), carriers, place.positions.numpy())
@@ -101,6 +103,7 @@ def plan(
             blocks=blocks,
             number=past.number + steps,
             steps=past.steps + steps,
+            said=frozenset(said),
             grid=pruned.fate.shape[1:],
         ),
     )

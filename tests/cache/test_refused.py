@@ -134,6 +134,22 @@ def test_capacities(capacity, error):
         Rows(2, capacity)
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"dtype": "bfloat16"}, TypeError, "dtype must be a torch.dtype, as torch.bfloat16, or None, got 'bfloat16'"),
+        ({"device": "gpu"}, ValueError, "device must be one that is there, as 'cpu' or 'cuda', got 'gpu': "),
+        ({"device": "cpu:x"}, ValueError, "device must be one that is there, as 'cpu' or 'cuda', got 'cpu:x': "),
+        ({"device": []}, ValueError, "device must be one that is there, as 'cpu' or 'cuda', got []: "),
+    ],
+)
+def test_what_no_memory_can_be(given, error, message):
+    with pytest.raises(error) as caught:
+        CarrierCache(decoder("llama")[1], 4, **given)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
 def test_layers_that_see_a_window_are_refused():
     with pytest.raises(ValueError, match=r"config must have layers of full_attention only, got .*sliding_attention"):
         CarrierCache(decoder("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)[1])

@@ -83,7 +83,7 @@ def same_past(a: StreamingSession, b: StreamingSession, atol: float = ATOL) -> b
 
 def same_records(a: StreamingSession, b: StreamingSession) -> bool:
     ours, theirs = a._past, b._past
-    names = ("blocks", "cursor", "position", "top", "number", "steps", "turns", "tail", "grid")
+    names = ("blocks", "cursor", "position", "top", "number", "steps", "turns", "said", "grid")
     mine, other = ours.keeping, theirs.keeping
     return (
         all(getattr(ours, name) == getattr(theirs, name) for name in names)

@@ -80,6 +80,50 @@ def test_what_is_read_is_the_conversation(family, heard: Heard):
     assert behind or 0 < len(whole) - len(said) < 14  # what ends the last turn is read with the next
 
 
+@pytest.mark.parametrize(
+    ("family", "token", "between", "begin"),
+    [("video_llama_3", "<|video_pad|>", ",", "Time 4.0s:"), ("internvl", "<video>", "\n", "Frame5: ")],
+    indirect=["family"],
+)
+def test_a_later_clip_begins_as_a_video_does(family, heard: Heard, token: str, between: str, begin: str):
+    """Also behind frames that never came; what stands between two frames stands between those of one clip alone."""
+    model, processor = family
+    text = unmodified.spelled(model.config.model_type, token, 8, 0, 1.0)
+    clip = begin + text.split(between + begin)[1]
+    skipped = StreamingSession(*family, NOTHING)
+    skipped.skip(4)
+    heard.clear()
+    skipped.append(unmodified.film(4))
+    assert words(skipped, heard) == clip
+    session = fed(family, unmodified.film(4), 4)
+    asked = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "?"}]}
+    messages = [asked, {"role": "assistant", "content": "@@"}, asked]
+    session.ask(WHAT, remember=True, **SHORT)
+    heard.clear()
+    session.append(unmodified.film(4))
+    front = processor.apply_chat_template(messages, tokenize=False).split(token)[1].partition("@@")[2]
+    assert words(session, heard) == front + clip
+
+
+@pytest.mark.parametrize("family", ["video_llama_3", "internvl"], indirect=True)
+def test_room_is_looked_for_where_a_later_clip_begins(family):
+    session = fed(family, unmodified.film(4), 4, NOTHING, Memory("carriers", positions="compact"))
+    session.ask(WHAT, remember=True, **SHORT)
+    reader, past = session._reader, session.fork()._past
+    opened = reader.open(past)
+    behind, _ = reader.closing._behind(reader.layout(past.grid), opened.cursor, past.steps)
+    session.append(unmodified.film(1))
+    assert session._past.cursor == behind
+
+
+def words(session: StreamingSession, heard: Heard) -> str:
+    """The text that was read, without the visual tokens."""
+    adapter, read = session._reader.adapter, torch.cat(heard.embeds)
+    table = adapter.embed(torch.arange(len(adapter.model.get_input_embeddings().weight)))
+    ids = [int(same.nonzero()[0]) for each in read if (same := (each == table).all(1)).any()]
+    return adapter.processor.tokenizer.decode(ids)
+
+
 @pytest.mark.parametrize("family", STREAMED, indirect=True)
 def test_turns_follow_each_other(family, heard: Heard):
     """An answer is that of the model which reads all so far in one causal forward; text never falls behind."""
@@ -120,13 +164,14 @@ def test_a_waiting_frame_is_taken_with_a_remembered_turn(family):
 def test_the_oldest_turns_leave_first(family):
     session = fed(family, unmodified.film(4), 4, NOTHING, Memory(max_dialogue=150))
     before = session.stats.kv_tokens
-    sizes = []
+    sizes, said = [], []
     for n in range(8):
         session.ask(f"Question number {n}?", remember=True, **SHORT)
         sizes.append(session.stats.kv_tokens)
         assert session.stats.kv_tokens <= before + 150
         assert len(session._past.turns) <= 8
-        assert len(session._past.tail) <= 150
+        said.append(session._past.said)
+    assert said[0] < said[-1]  # for a penalty on repetitions, which looks at all that was read
     assert sizes[0] < sizes[1]
     assert sizes[-1] < 8 * (sizes[0] - before) + before
     assert session.stats.kv_tokens == len(session._past.rows) == session._past.cache.get_seq_length()

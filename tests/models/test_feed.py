@@ -5,7 +5,11 @@ A session stands at a gate, so that frames wait for as long as a test wants them
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -436,3 +440,44 @@ def test_many_threads(session: Gated):
         assert all(isinstance(answers[0], str) for _, answers in asking)
     assert session.stats.frames_in == 62
     assert session.stats.frames_skipped == 0
+
+
+OPEN_AT_THE_END = """
+import atexit
+atexit.register(lambda: print("alive" if queue._thread.is_alive() else "ended"))  # first in, last out
+import numpy as np
+import streamprune_triton as sp
+session = sp.StreamingSession(*sp.models.tiny.qwen2_5_vl())
+queue = sp.FrameQueue(session)
+queue.put(np.zeros((8, 84, 112, 3), np.uint8))
+"""
+
+
+def test_a_process_ends_with_an_open_queue():
+    """A thread in the middle of PyTorch would abort it."""
+    done = subprocess.run([sys.executable, "-c", OPEN_AT_THE_END], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
+
+
+def test_a_queue_that_nobody_holds_reads_what_waits_and_ends(session: Gated):
+    queue = FrameQueue(session, np.int64(8))  # type: ignore[arg-type]
+    gone, thread = weakref.ref(queue), queue._thread
+    session.gate.clear()
+    queue.put(FILM[:4])
+    assert session.reading.acquire(timeout=LONG)
+    queue.put(FILM[4:8])
+    del queue
+    gc.collect()
+    session.gate.set()
+    finished(thread)
+    assert gone() is None
+    assert session.stats.frames_in == 8
+
+
+def test_a_queue_that_nobody_holds_and_nothing_waits_in_ends(session: Gated):
+    queue = FrameQueue(session)
+    gone, thread = weakref.ref(queue), queue._thread
+    del queue
+    gc.collect()
+    finished(thread)
+    assert gone() is None

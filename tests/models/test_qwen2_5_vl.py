@@ -72,7 +72,8 @@ def test_frame_processor_interleaves_the_frames_of_a_step():
     torch.testing.assert_close(patches, expected.float(), atol=1e-2, rtol=0)
 
 
-def test_frame_processor_makes_no_inputs_and_says_what_does():
+def test_frame_processor_makes_no_inputs_and_says_what_does(monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: False)
     processor = FrameProcessor(qwen2.tokenizer(), None, qwen2.TEMPLATE)
     messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What moves?"}]}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True)

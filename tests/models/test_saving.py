@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -137,6 +138,35 @@ def test_a_file_of_another_session_is_refused(family, tmp_path: Path):
         session.load(tmp_path / "nowhere")
 
 
+def test_only_what_differs_is_named(family, tmp_path: Path):
+    path = tmp_path / "stream.safetensors"
+    fed(family, unmodified.film(4), 2, SOME, Memory("carriers")).save(path)
+    session = StreamingSession(*family, PruneConfig(0.9, 0.5), Memory("carriers"))
+    with pytest.raises(ValueError, match="path must hold") as caught:
+        session.load(path)
+    own, saved = "config.spatial_threshold = 0.5", "config.spatial_threshold = 0.6"
+    assert str(caught.value) == f"path must hold a session of {own}, got {saved}"
+
+
+def test_paths_that_are_no_files(family, tmp_path: Path):
+    session = fed(family, unmodified.film(4), 2, SOME)
+    folder, nowhere = tmp_path / "folder", tmp_path / "none" / "file"
+    folder.mkdir()
+    for call, path, error, message in (
+        (session.load, folder, IsADirectoryError, f"path must be of a file, got the folder {str(folder)!r}"),
+        (session.save, folder, IsADirectoryError, f"path must be of a file, got the folder {str(folder)!r}"),
+        (session.load, nowhere, FileNotFoundError, f"path must be of a file that is there, got {str(nowhere)!r}"),
+        (session.save, nowhere, FileNotFoundError, f"path must be in a folder that is there, got {str(nowhere)!r}"),
+        (session.load, None, TypeError, "path must be a str or a path, of a file, got NoneType"),
+        (session.save, None, TypeError, "path must be a str or a path, of a file, got NoneType"),
+    ):
+        with pytest.raises(error) as caught:
+            call(path)
+        assert str(caught.value) == message
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not list(folder.iterdir())
+
+
 def test_a_damaged_file_changes_nothing(family, tmp_path: Path):
     path = tmp_path / "stream.safetensors"
     fed(family, unmodified.film(4), 2, SOME, Memory("carriers")).save(path)
@@ -164,6 +194,22 @@ def test_a_damaged_file_changes_nothing(family, tmp_path: Path):
     with pytest.raises(ValueError, match="path must be a session's file"):
         session.load(path)
     assert same_bits(session, untouched)
+
+
+def test_an_older_file_is_read(family, tmp_path: Path):
+    """It knows the ids of its last turns alone."""
+    path = tmp_path / "stream.safetensors"
+    session = fed(family, unmodified.film(4), 2, SOME)
+    session.save(path)
+    with safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    past = json.loads(header["past"])
+    del past["said"]
+    save_file(tensors, path, {**header, "past": json.dumps(past | {"tail": [7, 5, 7]})})
+    loaded = StreamingSession(*family, SOME)
+    loaded.load(path)
+    assert loaded._past.said == {5, 7}
+    assert loaded.ask(WHAT, **GREEDY) == session.ask(WHAT, **GREEDY)
 
 
 def test_a_mask_of_ones_own_is_saved(family, tmp_path: Path):

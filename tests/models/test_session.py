@@ -296,6 +296,12 @@ def test_bad_questions(tiny):
     for arguments, error, message in (
         ({"num_beams": 2}, TypeError, "num_beams"),
         ({"max_new_tokens": 0}, ValueError, "max_new_tokens"),
+        ({"max_new_tokens": 2.0}, TypeError, "max_new_tokens"),
+        ({"eos_token_id": "</s>"}, TypeError, "eos_token_id"),
+        ({"eos_token_id": [4, "</s>"]}, TypeError, "eos_token_id"),
+        ({"eos_token_id": torch.tensor([4.0])}, TypeError, "eos_token_id"),
+        ({"do_sample": "no"}, TypeError, "do_sample"),
+        ({"remember": "no"}, TypeError, "remember"),
         ({"do_sample": True, "temperature": -1.0}, ValueError, "temperature"),
     ):
         with pytest.raises(error, match=message):
@@ -380,6 +386,7 @@ def test_sampling_and_penalty_mean_what_they_mean_to_generate(tiny):
     for options in (
         {"do_sample": True, "temperature": 0.7, "top_k": 5},
         {"do_sample": True, "top_p": 0.6, "repetition_penalty": 1.3},
+        {"do_sample": True, "top_k": None, "temperature": 2.0},
         {"do_sample": False, "repetition_penalty": 1.5},
     ):
         torch.manual_seed(5)
@@ -394,9 +401,14 @@ def test_an_end_token_ends_the_answer(tiny, heard: Heard):
     session.ask(WHAT, **GREEDY)
     ids = list(heard.ids)
     stop = next(n for n in range(1, len(ids)) if ids[n] not in ids[:n])
+    end = ids[stop]
+    for given in (end, np.int64(end), [end], torch.tensor(end), torch.tensor([end]), np.array([end])):
+        heard.clear()
+        session.ask(WHAT, **GREEDY, eos_token_id=given)
+        assert heard.ids == ids[: stop + 1]
     heard.clear()
-    session.ask(WHAT, eos_token_id=ids[stop], **GREEDY)
-    assert heard.ids == ids[: stop + 1]
+    session.ask(WHAT, max_new_tokens=np.int64(stop))
+    assert heard.ids == ids[:stop]
 
 
 def test_stats(tiny):
