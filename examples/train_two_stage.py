@@ -11,7 +11,7 @@ tokens of their frames, under the semantic-aware mask. Both are laid out as a se
 A line of the data: {"video": "clip.mp4", "question": "What moves?", "answer": "A box.", "at": 12.5}. Frames up to
 second "at" are seen, all without it. Killed, the same command with --resume goes on. In DIR/stage1 and DIR/stage2:
 checkpoints, the log, the adapter; in DIR/merged: the whole model, for sp.models.load; without --model it is one file,
-merged/model.safetensors, for streamprune_triton.shapes.model.load. Needs: pip install "streamprune-triton[train,video]"
+merged/model.safetensors, for streamprune_triton.shapes.model.load. Needs: pip install peft accelerate av
 """
 
 import os

@@ -34,7 +34,7 @@ def add_lora(model: Any, rank: int = 64, alpha: int = 16, dropout: float = 0.0) 
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ImportError(
-            'training with LoRA needs peft, which is not installed: pip install "streamprune-triton[train]"'
+            "training with LoRA needs peft, which is not installed: pip install peft accelerate"
         ) from error
     models.adapter(model)
     head = model.get_output_embeddings()
