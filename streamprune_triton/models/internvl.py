@@ -25,7 +25,7 @@ class InternVL(Frames):
             tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"model must come from a checkpoint with a tokenizer, got {model.name_or_path!r}: else give its processor"
+                f"model must come from a checkpoint with a tokenizer, got {model.name_or_path!r}: give its processor"
             ) from error
         return cls(model, SimpleNamespace(tokenizer=tokenizer, apply_chat_template=None))
 
