@@ -56,16 +56,15 @@ def rows(
             for row in _timed(provider, case, sets, device, budget, roof, error):
                 if baseline(row):
                     times[case, kind(row)] = row.p50_us
-                if _is_ours(provider):
+                if device.type == "cuda" and _is_ours(provider):
                     ours.append((row, partial(provider.run, sets[0])))
                 say(told(row, times.get((case, kind(row)))))
                 yield row
         except (AssertionError, RuntimeError, ValueError, torch.cuda.OutOfMemoryError) as problem:
             say(f"NO ROW  {provider.name}  {case.name} {case.dtype}: {str(problem).splitlines()[0][:150]}")
-    if device.type == "cuda":
-        for row, again in ours:
-            launches, waits, extra = _cost(again)
-            yield replace(row, launches=launches, host_waits=waits, extra_bytes=extra)
+    for row, again in ours:
+        launches, waits, extra = _cost(again)
+        yield replace(row, launches=launches, host_waits=waits, extra_bytes=extra)
 
 
 def _turns(

@@ -68,10 +68,9 @@ def interpreting() -> bool:
 
 
 def _arguments(args: tuple) -> tuple[list[torch.Tensor], list[Held], Rule, list[int]]:
-    """The state's tensors packed, as the kernels read them."""
+    """An operator's inputs by stream."""
     x, references, norms, frames, *rule, capacity = args
-    packed = [[None if each is None else each.contiguous() for each in part] for part in (references, norms)]
-    return x, list(zip(*packed, frames, strict=True)), Rule(*rule), capacity
+    return x, list(zip(references, norms, frames, strict=True)), Rule(*rule), capacity
 
 
 def _prune(*args: Any) -> tuple:
