@@ -23,7 +23,9 @@ def numbers(rows: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
         raise ValueError(f"rows must have shape (R,), got {array.shape}")
     if array.size and not 0 <= array.min() <= array.max() < length:
         raise ValueError(f"rows must be in 0 .. {length - 1}, got {array.min()} .. {array.max()}")
-    if len(np.unique(array)) != array.size:
+    there = np.zeros(length, bool)
+    there[array] = True
+    if np.count_nonzero(there) != array.size:
         raise ValueError("rows must be distinct, got one twice")
     return array
 

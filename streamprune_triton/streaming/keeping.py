@@ -7,6 +7,7 @@ leaves because of it leaves in front of it, at 2 b, or behind it, at 2 b + 1. A 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -101,5 +102,5 @@ class Keeping:
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Of two vectors, in float64; 0 where one is zero or not finite."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    value = float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-16))
+    value = float(a @ b / max(sqrt(a @ a) * sqrt(b @ b), 1e-16))
     return value if np.isfinite(value) else 0.0

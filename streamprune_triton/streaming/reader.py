@@ -217,7 +217,7 @@ class Reader:
 
 def _without_empty_blocks(past: Past) -> Past:
     block = past.rows.block
-    live = set(block[np.diff(block, prepend=-1) != 0].tolist())  # most rows are of the block of the row before
+    live = {*block[:-1][block[1:] != block[:-1]].tolist(), *block[-1:].tolist()}  # mostly as the row behind
     return replace(past, blocks={number: block for number, block in past.blocks.items() if number in live})
 
 

@@ -75,13 +75,14 @@ def plan(
     assert cursor is not None
     carriers = keeping.memory.carriers
     sources = _Sources(pruned, adapter, config, carriers, int((pruned.fate[:first] == KEPT).sum()))
-    readings, deaths, said = [], [], set(past.said)
+    readings, deaths, said = [], [], past.said
     end = len(pruned.fate)
     for n in range(first, end if last is None else last):
         number = past.number + n - first
         absent = missing if n == end - 1 else 0
         before, behind = adapter.around(past.steps + n - first, fps, absent, first=not cursor.steps)
-        said |= {*before.tolist(), *behind.tolist()}
+        new = {*before.tolist(), *behind.tolist()} - said  # hardly ever any, in a set that may be large
+        said = said | new if new else said
         kept = np.flatnonzero(pruned.fate[n].ravel() == KEPT)
         place = layout.place(cursor, len(before), len(behind))
         rows = _rows(number, kept, pruned.fate[n].size, len(before), len(behind), carriers, place.positions.numpy())
@@ -103,7 +104,7 @@ def plan(
             blocks=blocks,
             number=past.number + steps,
             steps=past.steps + steps,
-            said=frozenset(said),
+            said=said,
             grid=pruned.fate.shape[1:],
         ),
     )
