@@ -29,6 +29,7 @@ OTHER = (
     "is of transformers' own processors, and this is a FrameProcessor, for sessions alone: AutoProcessor loads a "
     "checkpoint's own (SmolVLM's needs num2words)"
 )
+TOGETHER = "load both from one checkpoint, as models.load does"
 ONE_VIDEO: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "?"}]}]
 PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "resample", "rescale_factor")
 PICTURES = (
@@ -45,20 +46,25 @@ class FrameProcessor:
         tokenizer: the model's.
         image_processor: of transformers, on PIL and NumPy, with the settings of the model's video processor.
         chat_template: Jinja, as in the checkpoint.
+        model_type: of the models that it is for; None does not say.
     """
 
     tokenizer: PreTrainedTokenizerBase
     image_processor: Any
     chat_template: str
+    model_type: str | None = None
     _grids: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, images: Callable[[dict[str, Any]], Any]) -> FrameProcessor:
+    def from_pretrained(
+        cls, name_or_path: str, images: Callable[[dict[str, Any]], Any], model_type: str | None = None
+    ) -> FrameProcessor:
         """The processor of a checkpoint.
 
         Args:
             name_or_path: a folder or a hub name.
             images: from the video processor's settings to the image processor, see `Adapter.frame_images`.
+            model_type: of the checkpoint.
 
         Raises:
             OSError: where a part of it is missing.
@@ -68,7 +74,7 @@ class FrameProcessor:
 
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         settings, _ = BaseVideoProcessor.get_video_processor_dict(name_or_path)
-        return cls(tokenizer, images(settings), _chat_template(name_or_path, tokenizer))
+        return cls(tokenizer, images(settings), _chat_template(name_or_path, tokenizer), model_type)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ImportError: what `generate` takes is made by transformers' processors alone."""
@@ -126,18 +132,32 @@ def _cure() -> str:
 
 
 def check_fits(adapter: Adapter) -> None:
-    """Raises ValueError where a video in a chat is not one token that the model takes for a video.
+    """Raises ValueError for another family's processor, or one that spells a video as the model does not read it.
 
-    So another family's processor is found out, but not one whose tokenizer and template are the model's own.
+    A class that is not transformers' own says nothing of its family: there only what it spells counts.
     """
+    from . import _FAMILIES as families
+
+    got, own = type(adapter.processor).__name__, adapter.model.config.model_type
+    made_for = None if adapter.sums_up else _made_for(adapter.processor)  # Qwen3.5, for `pruned` alone, has Qwen3-VL's
+    if made_for in families and families[made_for] != families[own]:
+        raise ValueError(f"processor must be the model's, of {own}, got {got} of {made_for}: {TOGETHER}")
     told = adapter.processor.apply_chat_template(ONE_VIDEO, tokenize=False, add_generation_prompt=True)
     ids = adapter.processor.tokenizer(told)["input_ids"]
     rows = getattr(adapter.model.get_input_embeddings(), "num_embeddings", max(ids) + 1)
     if ids.count(_video_token(adapter)) != 1 or max(ids) >= rows:
         raise ValueError(
-            f"processor must be the model's, got {type(adapter.processor).__name__}, whose chat template writes a "
-            f"video as no token of {type(adapter.model).__name__}: load both from one checkpoint, as models.load does"
+            f"processor must be the model's, got {got}, whose chat template writes a video as no token of "
+            f"{type(adapter.model).__name__}: {TOGETHER}"
         )
+
+
+def _made_for(processor: Any) -> str | None:
+    """The model_type that it is of: transformers' own classes stand in a module named so."""
+    if isinstance(processor, FrameProcessor):
+        return processor.model_type
+    place = type(processor).__module__.split(".")
+    return place[2] if place[:2] == ["transformers", "models"] else None
 
 
 def _video_token(adapter: Adapter) -> int | None:
@@ -160,6 +180,15 @@ def cut(frames: torch.Tensor, images: Any) -> torch.Tensor:
     x = (frames.float() * images.rescale_factor - mean) / std
     x = x.view(n // slots, slots, height // p // m, m, p, width // p // m, m, p, 3)
     return x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, 3 * slots * p * p)
+
+
+def normalized(pixels: torch.Tensor, videos: Any) -> torch.Tensor:
+    """Bytes of patches (R, C*slots*p*p) or of pictures (..., C, h, w) in float32, as a video processor normalises."""
+    each = [torch.tensor(value, dtype=torch.float32).expand(3) for value in (videos.image_mean, videos.image_std)]
+    mean, std = upload(torch.stack(each) * (1.0 / videos.rescale_factor), pixels.device)
+    if pixels.ndim == 2:
+        return ((pixels.unflatten(1, (3, -1)).float() - mean[:, None]) / std[:, None]).flatten(1)
+    return (pixels.float() - mean[:, None, None]) / std[:, None, None]
 
 
 def patch_images(settings: dict[str, Any]) -> Any:

@@ -349,6 +349,23 @@ def settings(processor: FrameProcessor) -> dict[str, Any]:
 
 
 @torchvision
+@pytest.mark.parametrize("size", [(84, 112), (93, 131)])
+def test_frames_are_normalised_to_the_bits_of_the_video_processor(adapter: Adapter, size: tuple[int, int]):
+    """Also where they are resized, and by a processor that leaves a part of it out."""
+    video = adapter.processor.video_processor
+    frames = unmodified.film(4, (182, 266))[:, : size[0], : size[1]].copy()
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    whole = {"use_token_compression": False} if hasattr(video, "use_token_compression") else {}
+    for leaves in ({}, {"do_normalize": False}):
+        other = adapter_of(adapter.model, copy.copy(adapter.processor))
+        other.processor.video_processor = type(video)(**{**video.to_dict(), **leaves})
+        theirs = other.processor.video_processor(videos=[clip], return_tensors="pt", do_sample_frames=False, **whole)
+        pixels = other._processed([frames])["pixel_values_videos"]
+        assert pixels.dtype == torch.float32
+        assert torch.equal(pixels, theirs["pixel_values_videos"])
+
+
+@torchvision
 @pytest.mark.parametrize(("size", "worst", "typical"), [((84, 112), 1e-5, 1e-6), ((93, 131), 0.05, 0.01)])
 def test_frame_processor_agrees_with_the_video_processor(
     adapter: Adapter, size: tuple[int, int], worst: float, typical: float
