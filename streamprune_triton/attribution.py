@@ -21,8 +21,10 @@ def attribute(result: PruneResult, config: PruneConfig) -> np.ndarray:
 
     A token whose temporal similarity is above its threshold is dropped by time, that stage being the first; one that
     only the spatial similarity condemns, by space. What a budget drops (keep_tokens, or max_tokens below the
-    thresholds) goes to the larger of the two similarities, ties to time. NOT_FINITE are dropped tokens without any
-    similarity, in results that count non-finite ones.
+    thresholds) goes to the larger of the two similarities, ties to time. Of the tokens without any similarity, which
+    fall to a budget or are not finite, the next frame or the state tells which: in results that count non-finite ones,
+    a finite one counts as NOT_FINITE only where the next frame's token at its place is not finite, or where
+    reference="last_kept", which tells nothing of dropped tokens.
     """
     return fate(Grounds(*download(grounds(result))), config)
 
@@ -35,15 +37,17 @@ class Grounds(NamedTuple):
     spatial: torch.Tensor  # (T, H, W) float32
     nonfinite: torch.Tensor  # () int64
     frames: torch.Tensor  # () int64, of the stream up to here
+    squared_norms: torch.Tensor  # (H, W) float32, the state's
 
 
 def grounds(result: PruneResult) -> Grounds:
-    return Grounds(result.keep, result.temporal, result.spatial, result.nonfinite, result.state.frames)
+    state = result.state
+    return Grounds(result.keep, result.temporal, result.spatial, result.nonfinite, state.frames, state.squared_norms)
 
 
 def fate(known: Grounds, config: PruneConfig) -> np.ndarray:
     """As `attribute`, of what is on the host: there it takes less time than the launches on a device."""
-    keep, temporal, spatial, nonfinite, frames = known
+    keep, temporal, spatial, nonfinite, frames, squared_norms = known
     t, h, w = keep.shape
     rule, numbers = Rule.of(config, keep.device), frames - t + torch.arange(t, device=keep.device)
     candidate = spatial.masked_fill(~candidates(h, w, numbers, rule), torch.nan)
@@ -53,7 +57,10 @@ def fate(known: Grounds, config: PruneConfig) -> np.ndarray:
     found = torch.full((t, h, w), BY_TIME, dtype=torch.uint8, device=keep.device)
     found.masked_fill_(by_space | (~by_time & larger_in_space), BY_SPACE)
     if nonfinite > 0:
-        found.masked_fill_(temporal.isnan() & spatial.isnan(), NOT_FINITE)
+        unlike = temporal.isnan() & spatial.isnan()
+        if not rule.last_kept:  # else a token that was dropped is no reference
+            unlike &= torch.cat([temporal, squared_norms[None]])[1:].isnan()  # what came next has none either
+        found.masked_fill_(unlike, NOT_FINITE)
     return found.masked_fill_(keep, KEPT).numpy()
 
 

@@ -82,9 +82,9 @@ def load(
         raise OSError(f"model {name!r} is not a folder: give the path of a checkpoint or a name on the hub")
     with _one_line(name):
         config = AutoConfig.from_pretrained(name)
-    family = _family(config.model_type)
+    _family(config.model_type)
     with _one_line(name):
-        processor = _processor(name, family)
+        processor = _processor(name, config.model_type)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype or "auto")
     return (model if device is None else model.to(device)).eval(), processor
 
@@ -108,7 +108,7 @@ def _family(model_type: object) -> type[Adapter]:
     return getattr(import_module(f".{module}", __name__), name)
 
 
-def _processor(name: str, family: type[Adapter]) -> Any:
+def _processor(name: str, model_type: str) -> Any:
     from transformers import AutoProcessor
     from transformers.utils import is_torchvision_available
 
@@ -116,4 +116,4 @@ def _processor(name: str, family: type[Adapter]) -> Any:
 
     if is_torchvision_available():
         return AutoProcessor.from_pretrained(name)
-    return FrameProcessor.from_pretrained(name, family.frame_images)
+    return FrameProcessor.from_pretrained(name, _family(model_type).frame_images, model_type)

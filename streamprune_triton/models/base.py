@@ -110,9 +110,8 @@ class Adapter:
         at = (ids == self.video_token_id).nonzero().flatten().tolist()
         videos = sum(p["type"] == "video" for m in messages if isinstance(m["content"], list) for p in m["content"])
         if len(at) != videos:
-            raise ValueError(
-                f"question and system must not name a video themselves, got {len(at) - videos} in {text!r}"
-            )
+            name = self.processor.tokenizer.convert_ids_to_tokens(self.video_token_id)
+            raise ValueError(f"question and system must not name a video themselves, got {len(at) - videos} {name}")
         ends = [*at, len(ids)]
         return [ids[begin:end] for begin, end in zip([0, *(n + 1 for n in at)], ends, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The context manager: hooks on a model's modules, and nothing else."""
+"""The context manager: hooks on a model's modules, and a look at what its generate() is told."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .. import models, validate
 from ..config import PruneConfig
 from .grids import remember
 from .hooks import Hooks, Report
+from .options import checked
 
 DEFAULT = PruneConfig()
 _active: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
@@ -30,10 +31,11 @@ def pruned(model: Any, config: PruneConfig = DEFAULT, processor: Any = None) -> 
     state and logits are those of the token before it that stayed. (Attention maps and key-value caches are of the
     tokens that stayed.) No carriers are made.
 
-    A cache that comes out can be handed to generate() or forward() again with more text, inside of `pruned` only:
-    outside, nothing tells which tokens it lacks. Gradients flow through the tokens that stay; the selection is not
-    differentiated. All threads see the model pruned, as long as the context lasts: join them inside. A compiled model
-    would not be, as torch.compile leaves out hooks that come later; compiled layers may be.
+    A cache that comes out can be handed to generate() or forward() again with more text, inside of `pruned` only.
+    Outside, nothing tells which tokens it lacks: there it can be read, but raises a ValueError where it would grow.
+    Gradients flow through the tokens that stay; the selection is not differentiated. All threads see the model pruned,
+    as long as the context lasts: join them inside. A compiled model would not be, as torch.compile leaves out hooks
+    that come later; compiled layers may be.
 
     Args:
         model: of a family that `models.adapter` knows, with its head (...ForConditionalGeneration), also
@@ -48,8 +50,8 @@ def pruned(model: Any, config: PruneConfig = DEFAULT, processor: Any = None) -> 
     Raises:
         ValueError, TypeError: for an unsupported or compiled model, one that is pruned already, or a bad config;
             inside, from the model, for what cannot be pruned: static caches, masks other than (B, L), packed prompts,
-            video features without input_ids, assisted decoding, another image or video behind a cached pruned prompt,
-            prefill in chunks (but for releases of transformers that themselves read no video then).
+            video features without input_ids, another image or video behind a cached pruned prompt, assisted decoding
+            and prefill in chunks (before anything runs, where the model's own generate() is called).
     """
     validate.check_config(config, [])
     model = models.with_head(model)
@@ -65,6 +67,8 @@ def pruned(model: Any, config: PruneConfig = DEFAULT, processor: Any = None) -> 
         undo = stack.callback
         _enter(multimodal, stack)
         undo(vars(multimodal).update, deltas)  # of the last prompt's positions, which generate() leaves behind
+        if hasattr(model, "generate"):
+            stack.enter_context(checked(model, hooks.before_generate))
         undo(model.register_forward_pre_hook(hooks.before_head, with_kwargs=True).remove)
         undo(model.register_forward_hook(hooks.after_head, always_call=True).remove)
         undo(multimodal.register_forward_pre_hook(hooks.before_model, with_kwargs=True).remove)

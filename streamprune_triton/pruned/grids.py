@@ -34,13 +34,6 @@ def with_grids(inputs: dict[str, Any], grids: torch.Tensor | None, videos: torch
     return {**inputs, "video_grid_thw": _expanded(grids, lengths, videos)}
 
 
-def check_whole(inputs: dict[str, Any]) -> None:
-    """Raises ValueError for features of a part of a prompt: of a tower's answer, they are the pooled ones alone."""
-    encoded = (inputs.get("mm_encoder_outputs") or {}).values()
-    if any(each is not None and getattr(each, "last_hidden_state", None) is None for each in encoded):
-        raise ValueError("prefill_chunk_size must be None where videos are pruned, got features of a part of a prompt")
-
-
 def _expanded(grids: torch.Tensor, lengths: list[int], videos: torch.Tensor) -> torch.Tensor:
     """The grids of every row: beam search repeats a prompt and its videos' features, V * times `lengths`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +11,11 @@ import torch
 from ..config import PruneConfig
 from ..models.base import Adapter
 from ..pruner import prune
+from .calls import named
 from .columns import Columns
-from .grids import check_whole, remembered, with_grids
-from .past import Past, cache_position, check_mask, next_position
+from .grids import remembered, with_grids
+from .options import refused
+from .past import Past, cache_position, check_mask, next_position, opened, shut
 
 _VISUAL = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")  # what features come from
 
@@ -44,6 +45,7 @@ class Hooks(threading.local):
         prompt: the model's arguments, until the decoder has them, where there are videos.
         columns: what became of them, until the model answers.
         past: what the cache is to know, until the decoder answers.
+        cache: of the call; open until the model answers, where it is of a pruned prompt.
     """
 
     def __init__(self, adapter: Adapter, config: PruneConfig, report: Report) -> None:
@@ -54,34 +56,45 @@ class Hooks(threading.local):
         self.prompt: dict[str, Any] | None = None
         self.columns: Columns | None = None
         self.past: Past | None = None
+        self.cache: Any = None
+
+    def before_generate(self, model: Any, given: dict[str, Any]) -> None:
+        """Raises ValueError where an option cannot go with what is, or has been, pruned."""
+        line = refused(model, given)
+        if line is None:
+            return
+        inputs = {"input_ids": given.get("inputs"), **given}
+        video = self._has_video(inputs) and any(self.adapter.grids(inputs["input_ids"], inputs))
+        if video or Past.of(inputs.get("past_key_values")) is not None:
+            raise ValueError(line)
 
     def before_head(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self.head = _named(module, args, kwargs)
+        self.head = named(module.forward, args, kwargs)
 
     def before_model(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        inputs, self.prompt, self.columns = _named(module, args, kwargs), None, None
+        inputs, self.prompt, self.columns = named(module.forward, args, kwargs), None, None
         outer = inputs if self.head is None else self.head
-        visual = any(_given(inputs.get(name)) for name in _VISUAL)
-        past = Past.of(inputs.get("past_key_values"))
+        self.cache = inputs.get("past_key_values")
+        past = opened(self.cache)
         if past is not None:
-            if visual:
+            if _visual(inputs):
                 raise ValueError("past_key_values holds a pruned prompt: only text can follow it")
             logits = outer.get("logits_to_keep")
             return (), past.continued(inputs, guesses=isinstance(logits, int) and logits > 1)
-        if visual and self._has_video(inputs):
-            check_whole(inputs)
+        if self._has_video(inputs):
             grids = remembered(outer)  # of the objects as generate() made them: accelerate rebuilds them on the way in
             self.prompt = with_grids(inputs, grids, inputs["input_ids"] == self.adapter.visual_token_id)
         return None
 
     def after_model(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
         """Also where the model fails, with None."""
-        self.prompt = self.past = None
+        shut(self.cache)
+        self.prompt = self.past = self.cache = None
         return self._restored(output) if self.head is None else None
 
     def before_decoder(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         prompt, self.prompt, self.past = self.prompt, None, None
-        return None if prompt is None else ((), self._cut(prompt, _named(module, args, kwargs)))
+        return None if prompt is None else ((), self._cut(prompt, named(module.forward, args, kwargs)))
 
     def after_decoder(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
         if self.past is None or self.columns is None:
@@ -113,6 +126,8 @@ class Hooks(threading.local):
 
     def _has_video(self, inputs: dict[str, Any]) -> bool:
         """Whether there may be one. Raises ValueError for features of videos that nobody can find."""
+        if not _visual(inputs):
+            return False
         ids, encoded = inputs.get("input_ids"), inputs.get("mm_encoder_outputs") or {}
         if ids is not None:
             return bool((ids == self.adapter.visual_token_id).any())
@@ -154,10 +169,8 @@ class Hooks(threading.local):
         return dropped
 
 
-def _named(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    if not args:
-        return kwargs
-    return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+def _visual(inputs: dict[str, Any]) -> bool:
+    return any(_given(inputs.get(name)) for name in _VISUAL)
 
 
 def _given(value: Any) -> bool:

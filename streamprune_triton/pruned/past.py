@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 _NAME = "_streamprune_past"  # on the cache, so that a copy of it knows, too
 NO_GUESSES = "assisted decoding cannot be pruned"
+_WRITES = ("update", "update_conv_state", "update_recurrent_state")  # methods of a cache
 _BY_COLUMN = ("input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids")
 
 
@@ -41,6 +42,7 @@ class Past:
 
     def remember(self, cache: Any) -> None:
         setattr(cache, _NAME, self)
+        shut(cache)
 
     def continued(self, inputs: dict[str, Any], guesses: bool) -> dict[str, Any]:
         """The model's arguments for more text behind the prompt, as if the prompt had been what the cache holds.
@@ -87,6 +89,30 @@ class Past:
             return int((positions[0, 0] >= self.length + since).sum())
         first = positions[-1] if positions.ndim == 3 else positions
         return int((first[0] >= self.next[0] + since).sum())
+
+
+def opened(cache: Any) -> Past | None:
+    """As `Past.of`, of a cache that can be written to until it is `shut`. One that was emptied forgets its prompt."""
+    past = Past.of(cache)
+    if hasattr(cache, _NAME):
+        for name in _WRITES:
+            vars(cache).pop(name, None)
+        if past is None:
+            delattr(cache, _NAME)
+    return past
+
+
+def shut(cache: Any) -> None:
+    """A cache of a pruned prompt, or a copy of it, is read by all but written to by nobody who does not open it."""
+    if hasattr(cache, _NAME):
+        vars(cache).update((name, _refuse) for name in _WRITES if hasattr(cache, name))
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    """Stands in for the cache's own methods; it holds on to nothing, and so is copied and pickled as it is."""
+    raise ValueError(
+        "past_key_values must not hold a pruned prompt here: hand it to the model inside of `pruned`, or begin anew"
+    )
 
 
 def check_mask(mask: Any) -> torch.Tensor:

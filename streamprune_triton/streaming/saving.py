@@ -25,7 +25,8 @@ from .stats import Stats
 if TYPE_CHECKING:
     from .session import StreamingSession
 
-FORMAT = "streamprune-session-1"
+PREFIX = "streamprune-session-"
+FORMAT = f"{PREFIX}1"  # counts up when a file means something else
 ROWS = ("block", "slot", "kind", "dies", "position")
 
 
@@ -117,8 +118,7 @@ def load(path: str | os.PathLike[str], fresh: Past, kind: Kind, device: torch.de
         raise ValueError(f"path must be a session's file, got {str(path)!r}: {error}") from error
     except OSError as error:
         raise OSError(f"path {str(path)!r} cannot be read: {error}") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"path must be a session's file of format {FORMAT}, got {header.get('format')!r}")
+    _check_format(path, header.get("format"))
     with _undamaged(path):
         saved = dict(json.loads(header["kind"]))
     _check_kind(saved, json.loads(json.dumps(asdict(kind))))
@@ -127,6 +127,16 @@ def load(path: str | os.PathLike[str], fresh: Past, kind: Kind, device: torch.de
         past, stats = _past(values, tensors, fresh, device), Stats(**values["stats"])
         _check_whole(past, kind)
     return past, stats
+
+
+def _check_format(path: Path, found: str | None) -> None:
+    if found is None or not found.startswith(PREFIX):
+        raise ValueError(f"path must be a session's file of format {FORMAT}, got {str(path)!r} of format {found!r}")
+    if found != FORMAT:
+        raise ValueError(
+            f"path must be a session's file of format {FORMAT}, got {str(path)!r} of format {found}: load it with the "
+            "release of streamprune-triton that saved it, or append the stream's frames again"
+        )
 
 
 @contextmanager
@@ -223,7 +233,7 @@ def _past(values: dict[str, Any], tensors: dict[str, torch.Tensor], fresh: Past,
         number=values["number"],
         steps=values["steps"],
         turns=tuple(values["turns"]),
-        said=frozenset(values["said"] if "said" in values else values["tail"]),  # "tail" in older files
+        said=frozenset(values["said"]),
         grid=None if values["grid"] is None else tuple(values["grid"]),
         waiting=None if waiting is None else waiting.numpy(),
     )

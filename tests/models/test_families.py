@@ -16,7 +16,7 @@ from streams import STREAMED
 
 from streamprune_triton import models
 from streamprune_triton.models import tiny
-from streamprune_triton.models.base import Adapter, DeepStack
+from streamprune_triton.models.base import Adapter, DeepStack, attention_mask
 from streamprune_triton.models.positions import Cursor, Layout
 from streamprune_triton.models.processor import FrameProcessor
 
@@ -208,6 +208,7 @@ def test_carriers_stand_behind_their_tokens_or_in_the_middle_of_them(streamed: A
     carrier, tokens = place.positions[:, at], place.positions[:, at - 16 : at]
     expected = tokens[:, -1] + 1 if layout.axes == 1 else tokens[:, 2 * 4 + 2]
     assert torch.equal(carrier, expected)
+    assert layout.end(Cursor(7)) == 7  # of a video that has not begun
 
 
 # Where the tokens are
@@ -335,6 +336,8 @@ def test_load_gives_the_saved_model_and_processor(adapter: Adapter, tmp_path: Pa
     else:
         processor.save_pretrained(tmp_path)
     again = adapter_of(*models.load(tmp_path, dtype=torch.float32))
+    if isinstance(processor, FrameProcessor):
+        assert again.processor.model_type == adapter.model.config.model_type
     frames = unmodified.film(2, (60, 90))
     for ours, theirs in zip(adapter.text(messages("video", WHO)), again.text(messages("video", WHO)), strict=True):
         assert torch.equal(ours, theirs)
@@ -426,3 +429,19 @@ def test_a_video_that_was_compressed_is_refused():
     given["video_compression_mask"][3] = False
     with pytest.raises(ValueError, match="use_token_compression"):
         adapter.grids(given["input_ids"], given)
+
+
+@pytest.mark.parametrize("name", unmodified.GLM)
+def test_more_videos_than_their_sizes_are_refused(name: str):
+    adapter = adapter_of(*unmodified.build(family=name))
+    given = unmodified.inputs(adapter.model, adapter.processor, unmodified.film(2), WHO, 2.0)
+    for sizes in (None, torch.empty(0, 3, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="video_grid_thw must have a row for each video of the prompt"):
+            adapter.grids(given["input_ids"], {**given, "video_grid_thw": sizes})
+
+
+def test_attention_that_takes_no_mask_gets_none(monkeypatch: pytest.MonkeyPatch):
+    model, _ = unmodified.build()
+    monkeypatch.setattr(model.config.get_text_config(), "_attn_implementation", "flash_attention_2")
+    with pytest.raises(ValueError, match="must be sdpa or eager to take a mask, got 'flash_attention_2'"):
+        attention_mask(torch.ones(2, 2, dtype=torch.bool), model)

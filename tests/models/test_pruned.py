@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 import threading
 import weakref
 from collections.abc import Iterator
@@ -519,6 +520,66 @@ def test_a_cache_that_was_emptied_is_used_again(model, prompts):
         assert new_tokens(generate(model, {**prompts[1], "past_key_values": cache})) == expected
 
 
+def test_an_emptied_cache_forgets_its_prompt(model, prompts):
+    croppable(model)
+    words = torch.arange(600)[None] % 64
+
+    def read(cache: Any) -> torch.Tensor:
+        model.model.rope_deltas = None  # of the prompt before
+        forward(model, {"input_ids": words}, past_key_values=cache)
+        return forward(model, {"input_ids": words[:, :5]}, past_key_values=cache).logits
+
+    with sp.pruned(model, NOTHING):
+        cache = forward(model, prompts[0], use_cache=True).past_key_values
+        assert 0 < cache.get_seq_length() < 600
+        cache.crop(-cache.get_seq_length())
+        found = read(cache)
+    assert torch.equal(found, read(type(cache)(config=model.config)))
+    read(cache)  # now as any other, outside
+
+
+COPIES = {"itself": lambda cache: cache, "copied": copy.deepcopy, "pickled": lambda it: pickle.loads(pickle.dumps(it))}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_pruned_prompt_does_not_grow_outside(model, prompts, kind: str):
+    """Its cache can be read there; and a call that was refused has changed nothing of it."""
+    more = {"input_ids": torch.tensor([[5, 17, 30]])}
+    with sp.pruned(model, USUAL):
+        output = generate(model, prompts[0])
+        expected = forward(model, more, past_key_values=copy.deepcopy(output.past_key_values)).logits
+        prompt = forward(model, prompts[0], use_cache=True).past_key_values
+    cache = COPIES[kind](output.past_key_values)
+    whole = {"input_ids": torch.cat([output.sequences, more["input_ids"]], 1)}
+    whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+    count = cache.get_seq_length()
+    for call, given in ((forward, more), (generate, whole)):
+        with pytest.raises(ValueError, match=r"^past_key_values must not hold a pruned prompt here: .* or begin anew$"):
+            call(model, given, past_key_values=cache)
+    assert cache.get_seq_length() == count
+    with sp.pruned(model, USUAL):
+        assert torch.equal(forward(model, more, past_key_values=cache).logits, expected)
+    for each in (cache, prompt):
+        with pytest.raises(ValueError, match="must not hold a pruned prompt here"):
+            forward(model, more, past_key_values=each)
+
+
+def test_a_pruned_prompt_does_not_grow_outside_after_a_call_that_failed(tiny, prompts):
+    model, words = tiny[0], {"input_ids": torch.tensor([[5]])}
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    with sp.pruned(model, USUAL):
+        cache = forward(model, prompts[0], use_cache=True).past_key_values
+        handle = decoder(model).layers[0].register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="broken"):
+            forward(model, words, past_key_values=cache)
+        handle.remove()
+    with pytest.raises(ValueError, match="must not hold a pruned prompt here"):
+        forward(model, words, past_key_values=cache)
+
+
 def test_a_video_behind_a_cached_text(model, prompts):
     """A prefix that holds no video is continued as the unmodified model does."""
     given = prompts[0]
@@ -830,18 +891,75 @@ def test_static_caches_are_refused(tiny, prompts):
         generate(tiny[0], prompts[0], cache_implementation="static")
 
 
-def test_prefill_in_chunks_is_refused(tiny, prompts):
-    """Where the unmodified model can, and what it answers depends on the video."""
-    model, given = tiny[0], prompts[0]
-    blank = {name: torch.zeros_like(x) if name.startswith("pixel") else x for name, x in given.items()}
+GUESSING = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "assistant_model")
+
+
+@pytest.mark.parametrize("option", [*GUESSING, "prefill_chunk_size"])
+def test_options_that_pruning_cannot_go_with_are_refused_before_anything_runs(tiny, prompts, option: str):
+    model, value = tiny[0], tiny[0] if option == "assistant_model" else 2
+    got = type(model).__name__ if option == "assistant_model" else 2
+    line = rf"^{option} must be None where videos are pruned, got {got}: [^\n]*; leave it out or leave `pruned`$"
+    tower = next(each for each in model.model.children() if each is not decoder(model))
+    given = dict(prompts[0])
+    ids = given.pop("input_ids")
+    with sp.pruned(model), watched(model) as calls, watched(tower) as pictures:
+        with pytest.raises(ValueError, match=line):
+            generate(model, prompts[0], **{option: value})
+        with pytest.raises(ValueError, match=line):
+            model.generate(ids, **given, **{option: value})
+    assert calls == pictures == []
+
+
+def test_options_are_refused_wherever_they_are_set(tiny, prompts, monkeypatch):
+    model, name = tiny[0], "prompt_lookup_num_tokens"
+    settings = copy.deepcopy(model.generation_config)
+    settings.prompt_lookup_num_tokens = 2
+    with sp.pruned(model):
+        expected = new_tokens(generate(model, prompts[0]))
+        with pytest.raises(ValueError, match=f"^{name} must be None"):
+            generate(model, prompts[0], generation_config=settings)
+        cache = forward(model, prompts[0], use_cache=True).past_key_values
+        with pytest.raises(ValueError, match=f"^{name} must be None"):
+            model.generate(torch.tensor([[5]]), past_key_values=cache, prompt_lookup_num_tokens=2)
+        monkeypatch.setattr(model, "generation_config", settings)
+        with pytest.raises(ValueError, match=f"^{name} must be None"):
+            generate(model, prompts[0])
+        assert new_tokens(generate(model, prompts[0], prompt_lookup_num_tokens=None)) == expected
+
+
+def test_a_generate_of_the_models_own_is_called_and_left(tiny, prompts, monkeypatch):
+    model, calls = tiny[0], []
+
+    def own(*args: Any, **options: Any) -> Any:
+        calls.append(options.get("max_new_tokens"))
+        return type(model).generate(model, *args, **options)
+
+    monkeypatch.setitem(vars(model), "generate", own)
+    with sp.pruned(model) as report:
+        generate(model, prompts[0])
+    assert report.drop_ratio > 0
+    assert calls == [COUNT]
+    assert vars(model)["generate"] is own
+
+
+def assert_free(model: Any, given: dict[str, torch.Tensor]) -> None:
+    """Skips where the unmodified model cannot."""
     try:
-        seen, unseen = (generate(model, each, prefill_chunk_size=16).logits[0] for each in (given, blank))
-    except (ValueError, IndexError, RuntimeError) as error:
-        pytest.skip(f"the unmodified model cannot: {str(error).splitlines()[0]}")
-    if torch.equal(seen, unseen):
-        pytest.skip("the unmodified model loses the video there")
-    with sp.pruned(model), pytest.raises(ValueError, match="prefill_chunk_size must be None"):
-        generate(model, given, prefill_chunk_size=16)
+        expected = generate(model, given, prompt_lookup_num_tokens=2).sequences
+    except ValueError as error:
+        pytest.skip(f"the unmodified model cannot: {error}")
+    with sp.pruned(model):
+        assert torch.equal(generate(model, given, prompt_lookup_num_tokens=2).sequences, expected)
+
+
+def test_options_are_free_without_a_video(tiny, prompts):
+    words = {name: value[:, -9:] for name, value in prompts[0].items() if name in ("input_ids", "attention_mask")}
+    assert_free(tiny[0], words)
+
+
+def test_options_are_free_with_images_alone(tiny):
+    """Also where their tokens are those of videos."""
+    assert_free(tiny[0], image(*tiny))
 
 
 def test_masks_of_other_shapes_are_refused(tiny, prompts):
@@ -864,22 +982,30 @@ def test_videos_without_input_ids_are_refused(tiny, prompts):
 
 
 @pytest.mark.parametrize("config", [NOTHING, USUAL, sp.PruneConfig(keep_tokens=71, scope="clip")])
-def test_assisted_decoding_is_refused_or_right(tiny, prompts, config: sp.PruneConfig):
-    """Rejected guesses may be cut from the cache by a length that it does not have; 71 leaves one token out."""
+def test_guesses_behind_a_pruned_prompt_are_refused_or_right(tiny, prompts, config: sp.PruneConfig):
+    """By the cache, where nobody looked at the options: generate() is not called on the model itself.
+
+    Rejected guesses may be cut from the cache by a length that it does not have; 71 leaves one token out.
+    """
+    model = tiny[0]
+
+    def answer(**options: int) -> torch.Tensor:
+        return type(model).generate(model, **prompts[0], max_new_tokens=24, eos_token_id=10**6, **options)
+
     try:
-        generate(tiny[0], prompts[0], prompt_lookup_num_tokens=8, max_new_tokens=24)
+        answer(prompt_lookup_num_tokens=8)
     except ValueError as error:
         pytest.skip(f"the unmodified model cannot: {error}")
-    with sp.pruned(tiny[0], config):
-        expected = generate(tiny[0], prompts[0], max_new_tokens=24).sequences
+    with sp.pruned(model, config):
+        expected = answer()
         for guesses in (1, 2, 3, 8):
             try:
-                output = generate(tiny[0], prompts[0], prompt_lookup_num_tokens=guesses, max_new_tokens=24)
+                found = answer(prompt_lookup_num_tokens=guesses)
             except ValueError as error:
                 if "assisted decoding cannot be pruned" not in str(error):
                     raise
             else:
-                assert torch.equal(output.sequences, expected)
+                assert torch.equal(found, expected)
 
 
 def test_columns_that_the_cache_holds_are_guesses_where_logits_of_several_are_wanted(tiny, prompts):

@@ -196,20 +196,38 @@ def test_a_damaged_file_changes_nothing(family, tmp_path: Path):
     assert same_bits(session, untouched)
 
 
-def test_an_older_file_is_read(family, tmp_path: Path):
-    """It knows the ids of its last turns alone."""
+def test_a_file_of_another_format_is_refused(family, tmp_path: Path):
+    """Before anything else of it is looked at."""
+    path = tmp_path / "stream.safetensors"
+    session = fed(family, unmodified.film(4), 2, SOME)
+    untouched = session.fork()
+    session.save(path)
+    for header, cure in (
+        ({"format": "streamprune-session-2"}, "load it with the release of streamprune-triton that saved it, or "),
+        ({"format": "pt"}, "of format 'pt'"),
+        (None, "of format None"),
+    ):
+        save_file({"x": torch.zeros(1)}, path, header)
+        with pytest.raises(ValueError, match="path must be a session's file of format streamprune-session-1") as caught:
+            session.load(path)
+        assert cure in str(caught.value)
+        assert repr(str(path)) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert same_bits(session, untouched)
+
+
+@pytest.mark.parametrize("name", ["said", "turns", "stats", "blocks", "position"])
+def test_a_file_that_lacks_a_value_is_refused(family, tmp_path: Path, name: str):
     path = tmp_path / "stream.safetensors"
     session = fed(family, unmodified.film(4), 2, SOME)
     session.save(path)
     with safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        header, tensors = file.metadata(), {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     past = json.loads(header["past"])
-    del past["said"]
-    save_file(tensors, path, {**header, "past": json.dumps(past | {"tail": [7, 5, 7]})})
-    loaded = StreamingSession(*family, SOME)
-    loaded.load(path)
-    assert loaded._past.said == {5, 7}
-    assert loaded.ask(WHAT, **GREEDY) == session.ask(WHAT, **GREEDY)
+    del past[name]
+    save_file(tensors, path, {**header, "past": json.dumps(past)})
+    with pytest.raises(ValueError, match=rf"^path must be a session's file, and .* is damaged: KeyError\('{name}'\)$"):
+        session.load(path)
 
 
 def test_a_mask_of_ones_own_is_saved(family, tmp_path: Path):
@@ -253,3 +271,26 @@ def test_a_fork_that_only_answers_copies_nothing(family):
     del fork
     session.append(unmodified.film(8))
     assert session._past.cache.layers[0].keys.data_ptr() == storage
+
+
+@pytest.mark.parametrize("part", ["row", "block", "carrier", "grid"])
+def test_parts_of_a_file_that_do_not_fit_each_other_are_refused(family, tmp_path: Path, part: str):
+    path = tmp_path / "stream.safetensors"
+    session = fed(family, unmodified.film(4), 2, SOME, Memory("carriers"))
+    session.save(path)
+    with safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    past, untouched = json.loads(header["past"]), session.fork()
+    if part == "row":
+        tensors |= {name: each[..., :-1].contiguous() for name, each in tensors.items() if name.startswith("rows.")}
+    if part == "block":
+        del past["blocks"][-1]
+    if part == "carrier":
+        tensors["carriers"] = tensors["carriers"][:, :-1].contiguous()
+    if part == "grid":
+        past["grid"][0] += 1
+    save_file(tensors, path, {**header, "past": json.dumps(past)})
+    said = {"row": "records another number", "block": "unknown blocks", "carrier": "another width"}
+    with pytest.raises(ValueError, match=rf"is damaged: ValueError\(.*{said.get(part, 'another grid')}"):
+        session.load(path)
+    assert same_bits(session, untouched)

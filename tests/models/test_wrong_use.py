@@ -21,7 +21,7 @@ FILM = unmodified.film(4)
 
 @pytest.fixture(scope="module")
 def families() -> dict[str, tuple[Any, Any]]:
-    names = ("qwen2_5_vl", "llava_onevision", "llava_next_video", "internvl", "video_llama_3")
+    names = ("qwen2_5_vl", "llava_onevision", "llava_next_video", "internvl", "video_llama_3", "glm4v", "qwen3_vl")
     return {name: unmodified.build(0, name) for name in names}
 
 
@@ -77,11 +77,31 @@ def test_a_model_without_its_head(families):
         ("llava_next_video", "qwen2_5_vl"),
         ("video_llama_3", "qwen2_5_vl"),
         ("internvl", "qwen2_5_vl"),
+        ("llava_onevision", "llava_next_video"),  # those from here on number their few special tokens alike
+        ("llava_next_video", "llava_onevision"),
+        ("llava_onevision", "video_llama_3"),
+        ("video_llama_3", "llava_next_video"),
+        ("glm4v", "qwen2_5_vl"),
+        ("qwen3_vl", "qwen2_5_vl"),
     ],
 )
 def test_the_processor_of_another_family(families, model: str, processor: str):
-    with pytest.raises(ValueError, match=r"^processor must be the model's, got .*: load both from one checkpoint"):
+    line = rf"^processor must be the model's, of {model}, got \w+ of {processor}: load both from one checkpoint, as "
+    with pytest.raises(ValueError, match=line):
         sp.StreamingSession(families[model][0], families[processor][1])
+
+
+@pytest.mark.parametrize("processor", ["internvl", "video_llama_3", "llava_onevision"])
+def test_a_processor_of_ones_own_is_known_by_what_it_spells(families, processor: str):
+    """Its class says nothing of a family."""
+    model = families["qwen2_5_vl"][0]
+
+    def own(kind: Any) -> SimpleNamespace:
+        return SimpleNamespace(**vars(kind), apply_chat_template=kind.apply_chat_template)
+
+    sp.StreamingSession(model, own(families["qwen2_5_vl"][1]))
+    with pytest.raises(ValueError, match=r"^processor must be the model's, got SimpleNamespace, whose chat template"):
+        sp.StreamingSession(model, own(families[processor][1]))
 
 
 def test_every_familys_own_processor_is_taken():

@@ -106,7 +106,8 @@ def frame_processor(model: Any, words: PreTrainedTokenizerBase, video: dict[str,
 
     if is_torchvision_available():
         return None
-    return FrameProcessor(words, adapter(model).frame_images(video), words.chat_template)
+    images = adapter(model).frame_images(video)
+    return FrameProcessor(words, images, words.chat_template, model.config.model_type)
 
 
 def random(weight: torch.Tensor, gain: float) -> None:
