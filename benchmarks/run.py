@@ -141,8 +141,11 @@ def _timed(
         )  # fmt: skip
 
 
-def _cost(run: Callable[[], Any]) -> tuple[int, int, int]:
-    """(launches, host waits, bytes at the peak beyond the result) of one run on a GPU."""
+def _cost(run: Callable[[], Any]) -> tuple[int | None, int, int]:
+    """(launches, host waits, bytes at the peak beyond the result) of one run on a GPU.
+
+    None launches where the profiler saw none: it needs rights that a container may lack.
+    """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         run()
         torch.cuda.synchronize()
@@ -159,4 +162,4 @@ def _cost(run: Callable[[], Any]) -> tuple[int, int, int]:
     waits = sum("called a synchronizing" in str(w.message) for w in caught)
     extra = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
     del result
-    return launches, waits, extra
+    return launches or None, waits, extra

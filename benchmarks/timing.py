@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from streamprune_triton.streaming.graphs import capture
+
 Run = Callable[[int], object]  # given the number of the input set
 
 
@@ -49,13 +51,14 @@ def replay(run: Run, sets: int, seconds: float = 1.0) -> Times:
     call cannot be captured: it waits for the host.
     """
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # which may still be making the inputs
     with torch.cuda.stream(stream):
         for n in range(sets):
             run(n)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     kept: list[object] = []
-    with torch.cuda.graph(graph):
+    with capture(graph, stream):
         kept.extend(run(n) for n in range(sets))
     graph.replay()
     torch.cuda.synchronize()

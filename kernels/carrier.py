@@ -66,7 +66,8 @@ def _mean(
             at = (t // width).to(tl.int64) * stride_h + (t % width).to(tl.int64) * stride_w
             value = tl.load(frame_ptr + at[:, None] + d[None, :], chosen[:, None] & (d < D)[None, :], other=0.0)
             mean += tl.sum(value.to(tl.float32), axis=0)
-    return mean / tl.maximum(tl.where(only_kept, kept, count), 1).to(tl.float32)
+    # rounded to the nearest, which a plain division is not: the mean of equal tokens is that token
+    return tl.div_rn(mean, tl.maximum(tl.where(only_kept, kept, count), 1).to(tl.float32))
 
 
 @triton.jit

@@ -27,5 +27,5 @@ def evs(x: torch.Tensor, q: float) -> torch.Tensor:
     kept = max(h * w, int(t * h * w * (1 - q)))
     order = dissimilarity.flatten().argsort(descending=True, stable=True)
     keep = torch.zeros(t * h * w, dtype=torch.bool, device=x.device)
-    keep[order[:kept]] = True
+    keep.index_fill_(0, order[:kept], True)  # an assignment would copy the number to the GPU, and wait
     return keep.view(t, h, w)

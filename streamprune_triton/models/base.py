@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..transfer import upload
+from .attention import planless
 from .positions import Layout
 from .processor import normalized, picture_images
 
@@ -47,7 +48,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def inference(method: Method) -> Method:
     """A method of an adapter that autograd and autocast see only where the adapter is to have `gradients`.
 
-    So a session computes in the model's dtype, in which its cache is, whatever surrounds a call.
+    So a session computes in the model's dtype, in which its cache is, whatever surrounds a call; see also `planless`.
     """
 
     @wraps(method)
@@ -56,7 +57,8 @@ def inference(method: Method) -> Method:
         known = torch.amp.is_autocast_available(kind)  # not of the meta device
         surrounded = known and not self.gradients and torch.is_autocast_enabled(kind)
         exact = torch.autocast(kind, enabled=False) if surrounded else nullcontext()
-        with exact, torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
+        attention = nullcontext() if self.gradients else planless()
+        with exact, attention, torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
             return method(self, *args, **kwargs)
 
     return cast(Method, called)

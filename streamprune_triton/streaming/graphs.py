@@ -8,10 +8,11 @@ the second shape.
 
 from __future__ import annotations
 
+import gc
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from ..cache import CarrierCache
 
 SIZES = (16, 32, 64, 128, 256, 512)  # rows of a forward, padded to one of these; longer ones are read as they are
-_capturing = threading.Lock()  # a capture begins with a wait for the device, which another's forbids
+# One capture at a time: it begins with a wait for the device, which another's forbids, and torch refuses to draw random
+# numbers on the device meanwhile.
+capturing = threading.Lock()
 SHAPES = 4  # of frames that are captured; further ones run as they are
 
 
@@ -37,7 +40,8 @@ class Replay:
     """
 
     def __init__(self, work: Callable[..., Any], like: tuple[torch.Tensor, ...]) -> None:
-        self._work, self._inputs = work, tuple(each.clone() for each in like)
+        with torch.inference_mode(False), torch.no_grad():  # else they could not be written outside of that mode
+            self._work, self._inputs = work, tuple(each.clone() for each in like)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._output: Any = None
         if like[0].is_cuda:
@@ -61,15 +65,23 @@ class Replay:
             for _ in range(2):
                 self._work(*self._inputs)
         here.wait_stream(aside)
-        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-        with _capturing:
-            try:
-                with torch.cuda.graph(graph, pool, aside, capture_error_mode="thread_local"):
-                    self._output = self._work(*self._inputs)
-            except RuntimeError:
-                _recover(here, pool)
-                raise
+        graph = torch.cuda.CUDAGraph()
+        with capture(graph, aside):
+            self._output = self._work(*self._inputs)
         self._graph = graph
+
+
+@contextmanager
+def capture(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> Iterator[None]:
+    """`torch.cuda.graph` beside other threads: one at a time, and one that fails leaves nothing behind."""
+    here, pool = torch.cuda.current_stream(stream.device), torch.cuda.graph_pool_handle()
+    with capturing, _uncollected():
+        try:
+            with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+                yield
+        except RuntimeError:
+            _recover(here, pool)
+            raise
 
 
 def _recover(here: torch.cuda.Stream, pool: Any) -> None:
@@ -78,8 +90,21 @@ def _recover(here: torch.cuda.Stream, pool: Any) -> None:
     torch.cuda.set_stream(here)
     with suppress(RuntimeError):
         torch._C._cuda_endAllocateToPool(here.device_index, pool)
-    with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+    aside = torch.cuda.Stream(here.device)
+    with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=aside, capture_error_mode="thread_local"):
         torch.zeros((), device=here.device)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside it, no garbage is collected: a graph might be, and torch destroys one by a call that ends a capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Graphs:
@@ -107,7 +132,7 @@ class Graphs:
                 return self._adapter.features(pixels)
             inputs = tuple(upload(each, self._adapter.model.device) for each in parts if _moves(each))
             if key not in self._towers:
-                self._capture(self._towers, key, partial(self._tower, pixels), inputs, "tower")
+                self._capture(self._towers, key, partial(_tower, self._adapter, pixels), inputs, "tower")
             if key not in self._towers:
                 return self._adapter.features(pixels)
             found: Features = self._towers[key](*inputs)
@@ -178,7 +203,7 @@ class Graphs:
             self._forwards, self._memory = {}, kv
         key = (len(inputs[0]), len(inputs))
         if key not in self._forwards:
-            self._capture(self._forwards, key, lambda *own: self._forward(kv, *own), inputs, "language model")
+            self._capture(self._forwards, key, partial(_forward, self._adapter, kv), inputs, "language model")
         return self._forwards[key](*inputs) if key in self._forwards else None
 
     def _capture(
@@ -191,23 +216,6 @@ class Graphs:
             self._refused.add(what)
             reason = (str(problem) or type(problem).__name__).splitlines()[0]
             warnings.warn(f"cuda_graphs: the {what} runs without, it cannot be captured: {reason}", stacklevel=2)
-
-    def _tower(self, pixels: Any, *own: torch.Tensor) -> Features:
-        return self._adapter.features(_with(pixels, own))
-
-    def _forward(
-        self,
-        kv: torch.Tensor,
-        embeds: torch.Tensor,
-        positions: torch.Tensor,
-        sight: torch.Tensor,
-        at: torch.Tensor,
-        *levels: torch.Tensor,
-    ) -> torch.Tensor:
-        from ..cache import FixedCache
-
-        every = DeepStack(torch.ones(len(embeds), dtype=torch.bool), levels) if levels else None
-        return self._adapter.forward(embeds, positions, FixedCache(kv, at), sight, every)
 
     def _padded(
         self,
@@ -227,6 +235,28 @@ class Graphs:
         at = torch.arange(held, held + size)
         rows, placed, seen, at = (upload(each, kv.device) for each in (rows, positions[:, rows], seen, at))
         return embeds[rows], placed, seen, at
+
+
+# What is captured. It holds no session, so that a session takes its graphs along when nobody holds it any more.
+
+
+def _tower(adapter: Adapter, pixels: Any, *own: torch.Tensor) -> Features:
+    return adapter.features(_with(pixels, own))
+
+
+def _forward(
+    adapter: Adapter,
+    kv: torch.Tensor,
+    embeds: torch.Tensor,
+    positions: torch.Tensor,
+    sight: torch.Tensor,
+    at: torch.Tensor,
+    *levels: torch.Tensor,
+) -> torch.Tensor:
+    from ..cache import FixedCache
+
+    every = DeepStack(torch.ones(len(embeds), dtype=torch.bool), levels) if levels else None
+    return adapter.forward(embeds, positions, FixedCache(kv, at), sight, every)
 
 
 def _moves(part: torch.Tensor) -> bool:

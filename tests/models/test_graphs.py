@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from streamprune_triton.cache import CarrierCache, FixedCache
 from streamprune_triton.models import towers
 from streamprune_triton.models.base import Adapter
 from streamprune_triton.streaming import graphs
+from streamprune_triton.streaming.generation import Decoding
 from streamprune_triton.streaming.graphs import Graphs
 
 MEMORIES = {
@@ -89,6 +92,69 @@ def test_on_cuda_a_capture_that_fails_leaves_nothing_behind(family: tuple[Any, A
     assert torch.rand(3, device="cuda").isfinite().all()
     for replay in (before, graphs.Replay(lambda x: x + 1, (x,))):
         assert replay(2 * x).tolist() == [3, 3, 3]
+
+
+@_needs_cuda
+def test_on_cuda_a_graph_that_nobody_holds_ends_no_capture() -> None:
+    """Destroyed by the garbage collector within one, it would: torch asks CUDA for what a capture forbids."""
+    x, begun = torch.ones(3, device="cuda"), gc.get_threshold()
+    circle: list[Any] = [graphs.Replay(lambda x: x + 1, (x,))]
+    circle.append(circle)
+    del circle
+
+    def littering(x: torch.Tensor) -> torch.Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            gc.set_threshold(1, 1, 1)
+        return x + len([[n] for n in range(1000)])
+
+    try:
+        found = graphs.Replay(littering, (x,))
+    finally:
+        gc.set_threshold(*begun)
+    assert found(x).tolist() == [1001, 1001, 1001]
+
+
+def test_graphs_go_with_their_session(family: tuple[Any, Any]) -> None:
+    """At once, not when garbage is collected: each holds the memory of a forward."""
+    session = fed(family, unmodified.film(8), 2, SOME, MEMORIES["carriers"], cuda_graphs=True)
+    held = list(map(weakref.ref, [*inside(session)._towers.values(), *inside(session)._forwards.values()]))
+    gc.disable()
+    try:
+        del session
+        assert len(held) > 1
+        assert not any(each() for each in held)
+    finally:
+        gc.enable()
+
+
+def test_inference_mode_comes_and_goes(built: tuple[Any, Any]) -> None:
+    """What is captured inside of it is replayed outside, and the other way round."""
+    frames = unmodified.film(16)
+    plain = fed(built, frames, 2, SOME, MEMORIES["carriers"])
+    fixed = StreamingSession(*built, SOME, MEMORIES["carriers"], cuda_graphs=True)
+    for n in range(0, 16, 2):
+        with torch.inference_mode(n % 4 == 0):
+            fixed.append(frames[n : n + 2])
+    assert same_past(plain, fixed)
+    said = []
+    for mode in (True, False):
+        with torch.inference_mode(mode):
+            said.append(fixed.ask(WHAT, **GREEDY))
+    assert said == 2 * [plain.ask(WHAT, **GREEDY)]
+
+
+def test_nobody_draws_random_numbers_during_a_capture() -> None:
+    """Of another session: torch would raise."""
+    drawn: list[int] = []
+    sampling = Decoding.of(None, do_sample=True)
+    thread = threading.Thread(target=lambda: drawn.append(sampling.choose(torch.zeros(5), torch.arange(2))))
+    with graphs.capturing:
+        thread.start()
+        thread.join(0.2)
+        assert not drawn
+        Decoding.of(None).choose(torch.zeros(5), torch.arange(2))
+    thread.join()
+    assert len(drawn) == 1
 
 
 def test_each_step_is_a_replay_of_the_first(family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +360,7 @@ def test_a_step_waits_for_nothing(adapter: Adapter) -> None:
     kv = cache.claim(size)
     sight = torch.ones(size, kv.shape[3], dtype=torch.bool, device="meta")
     at = torch.arange(3, 3 + size, device="meta")
-    found = Graphs(bare)._forward(kv, rows[0], at.expand(axes, -1), sight, at, *rows[1:])
+    found = graphs._forward(bare, kv, rows[0], at.expand(axes, -1), sight, at, *rows[1:])
     assert found.shape == (size, width)
 
 

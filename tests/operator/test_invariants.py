@@ -361,6 +361,21 @@ def test_offsets_beyond_32_bits(backend: str, device: torch.device) -> None:
     assert_joined([sp.prune(x, config, backend=backend)], sp.prune(near, config, backend=backend))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_more_features_than_32_bits_count(backend: str, device: torch.device) -> None:
+    """As above, in memory that is contiguous, which nobody copies, and of as many kept tokens: 9 GB."""
+    if backend == "torch":
+        pytest.skip("the reference leaves offsets to PyTorch")
+    part = field((16, 16, 16, 3584), dtype=torch.bfloat16).to(device)
+    x = part.repeat(2**31 // part.numel() + 1, 1, 1, 1)
+    config, cut = sp.PruneConfig(temporal_threshold=None, spatial_threshold=None), len(x) - 20
+    whole, before = (sp.prune(each, config, backend=backend) for each in (x, x[cut - 1 : cut]))
+    last = sp.prune(x[cut:], config, state=before.state, backend=backend)
+    assert torch.equal(whole.tokens, x.flatten(0, 2))
+    for name in ("carriers", "temporal", "spatial"):
+        assert torch.equal(getattr(whole, name)[cut:], getattr(last, name)), name
+
+
 def test_comparisons_see_a_single_bit() -> None:
     """The helper behind these tests tells 0.0 from -0.0, and takes any NaN for any other."""
     assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
