@@ -51,9 +51,11 @@ def parts(out: Path, dry: bool) -> list[Part]:
         tests += ["-n", str(min(JOBS, os.cpu_count() or 1))]
     searched = ["--out", str(out), "--minutes", MINUTES]
     told = ["--out", str(out / "end_to_end.csv"), "--minutes", MINUTES]
+    attention = [] if dry else [Part("attention", 0.03, _python("benchmarks.attention"))]  # has no toy size
     return [
         Part("correctness", 0.22, [*tests, "tests/operator", "tests/cache", "-k", only]),
         Part("graphs", 0.1, [*tests, "tests/models/test_graphs.py", "-k", "cuda"]),
+        *attention,
         Part("timings", 0.25, _python("benchmarks.bench", "--out", str(out / "rows.csv"), *timed)),
         Part("tune", 0.12, _python("benchmarks.tune", *searched, *toy)),
         Part("end_to_end", 0.2, _python("benchmarks.end_to_end", *told, *toy)),

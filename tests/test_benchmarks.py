@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, cases, generated, gpu, model, providers, report, rows, run, tune
+from benchmarks import attention, bench, cases, generated, gpu, model, providers, report, rows, run, tune
 from benchmarks.accuracy import rows as accuracy_rows
 from benchmarks.end_to_end import rows as session_rows
 from streamprune_triton.cli import main
@@ -195,10 +195,28 @@ def test_what_is_wrong_gets_no_row(monkeypatch):
     assert [line for line in said if line.startswith("NO ROW  ours (") and "off by" in line]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_attention_is_timed_on_a_gpu_alone(capsys):
+    assert attention.main() == 2
+    assert capsys.readouterr().err == "attention: needs a GPU\n"
+
+
+def test_attention_is_asked_for_each_length(monkeypatch, capsys):
+    """On no GPU at all, so that the command is known to run through."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "none")
+    monkeypatch.setattr(attention, "run", lambda length, masked: asked.append((length, masked)) or 0.001)
+    assert attention.main() == 0
+    assert len(asked) == 4 * (1 + 2 * attention.LENGTHS)
+    assert capsys.readouterr().out.count("1.000 ms a new length") == 4
+
+
 def test_the_parts_of_the_gpu_command(tmp_path):
     for dry in (False, True):
         parts = gpu.parts(tmp_path, dry)
-        assert [part.name for part in parts][:5] == ["correctness", "graphs", "timings", "tune", "end_to_end"]
+        names = [part.name for part in parts if part.name != "attention" or dry]  # which has no toy size
+        assert names[:5] == ["correctness", "graphs", "timings", "tune", "end_to_end"]
         assert len({part.name for part in parts}) == len(parts)
         assert all(part.share > 0 for part in parts)
         for part in parts:
