@@ -18,7 +18,8 @@ def checked(
         raise TypeError(f"out must be a PaddedPruneResult, got {type(out).__name__}")
     given, wanted = _named(out), _wanted(x, config, capacity)
     if given.keys() != wanted.keys():
-        raise ValueError(f"out must have carriers for config.carrier={config.carrier!r}, and none for None")
+        wants = f"{'carriers' if config.carrier else 'no carriers'} for config.carrier={config.carrier!r}"
+        raise ValueError(f"out must have {wants}: give a result of the same x, config and capacity")
     read, held_at = _place(x), [] if state is None else [_place(each) for each in state.state_dict().values()]
     for name, got in given.items():
         _check_out(f"out.{name}", got, *wanted[name], x.device)

@@ -138,9 +138,8 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _check_mask(mask: object) -> None:
     if isinstance(mask, torch.Tensor):
         if mask.dtype != torch.bool or mask.ndim != 2:
-            raise ValueError(
-                f"mask must be a bool tensor (H, W), got {mask.dtype} of shape {tuple(mask.shape)}: use mask.bool()"
-            )
+            cure = "" if mask.dtype == torch.bool else ": use mask.bool()"
+            raise ValueError(f"mask must be a bool tensor (H, W), got {mask.dtype} of shape {tuple(mask.shape)}{cure}")
     elif mask is not None and (not isinstance(mask, str) or mask not in MASKS):
         got = type(mask).__name__ if hasattr(mask, "shape") else repr(mask)
         raise ValueError(f"mask must be one of {', '.join(MASKS)}, a bool tensor (H, W) or None, got {got}")

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from .result import PaddedPruneResult
+
+
+def check(x: torch.Tensor) -> None:
+    """Raises ValueError where x is differentiated forwards: results without a tangent would read as constants."""
+    if forward_ad.unpack_dual(x).tangent is not None:
+        raise ValueError("x must not carry a forward-mode tangent: use backward, torch.func.vjp, or x.detach()")
 
 
 def wanted(x: torch.Tensor) -> bool:

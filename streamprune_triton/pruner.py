@@ -10,7 +10,7 @@ from typing import overload
 import torch
 
 from . import gradients, ops, validate
-from .config import PruneConfig
+from .config import MOST, PruneConfig
 from .result import PaddedPruneResult, PruneResult
 from .state import StreamState
 
@@ -88,8 +88,8 @@ def prune_padded(
     """
     if isinstance(capacity, bool) or not isinstance(capacity, Integral):
         raise TypeError(f"capacity must be an integer, got {type(capacity).__name__}")
-    if capacity < 0:
-        raise ValueError(f"capacity must be at least 0, got {capacity}")
+    if not 0 <= capacity <= MOST:
+        raise ValueError(f"capacity must be at least 0, at most {MOST}, got {capacity}")
     _check([x], [state], config)
     if gradients.wanted(x):
         raise ValueError("x must not require a gradient here: use prune, or x.detach()")
@@ -110,6 +110,9 @@ class StreamPruner:
         self.config = config
         self.backend = backend
         self.state: StreamState | None = None
+
+    def __repr__(self) -> str:
+        return f"StreamPruner({self.config}, backend={self.backend!r}, state={self.state})"
 
     def __call__(self, x: torch.Tensor) -> PruneResult:
         """Prunes the next frames x (T, H, W, D) of the stream. Raises as `prune` does."""
@@ -141,6 +144,7 @@ def _check(xs: list[torch.Tensor], states: list[StreamState | None], config: Pru
     validate.check_config(config, xs)
     for b, (x, state) in enumerate(zip(xs, states, strict=True)):
         validate.check_state(state, x, f"[{b}]" if len(xs) > 1 else "")
+        gradients.check(x)
 
 
 def _result(x: torch.Tensor, padded: PaddedPruneResult, config: PruneConfig) -> PruneResult:
@@ -152,7 +156,8 @@ def _result(x: torch.Tensor, padded: PaddedPruneResult, config: PruneConfig) -> 
 
 def _listed(x: object) -> list[torch.Tensor]:
     if not isinstance(x, Sequence):
-        raise TypeError(f"x must be a tensor (T, H, W, D) or a list of such, got {type(x).__name__}")
+        cure = validate.as_tensor(x, "x")
+        raise TypeError(f"x must be a tensor (T, H, W, D) or a list of such, got {type(x).__name__}{cure}")
     return list(x)
 
 

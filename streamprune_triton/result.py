@@ -10,7 +10,7 @@ import torch
 from .state import StreamState
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PaddedPruneResult:
     """The result of `prune_padded`: every shape is known before the features are, and nothing waited for the host.
 
@@ -42,6 +42,11 @@ class PaddedPruneResult:
     nonfinite: torch.Tensor
     overflow: torch.Tensor
     state: StreamState
+
+    def __repr__(self) -> str:
+        t, h, w = self.keep.shape
+        shape = f"frames={t}, grid=({h}, {w}), capacity={len(self.indices)}"
+        return f"PaddedPruneResult({shape}, carriers={self.carriers is not None})"
 
 
 class PruneResult:
@@ -76,9 +81,10 @@ class PruneResult:
     @cached_property
     def _kept(self) -> tuple[torch.Tensor, torch.Tensor]:
         kept = int(self.cu_counts[-1]) if self._count is None else self._count
-        with torch.enable_grad():  # tokens that have a gradient have it wherever they are read first
+        # tokens that have a gradient have it wherever they are read first
+        with torch.inference_mode(False), torch.enable_grad():
             tokens, indices = (rows[:kept] for rows in self._padded)
-            if tokens.untyped_storage().nbytes() > 2 * tokens.nbytes:  # a view would hold on to the memory of all rows
+            if _held(tokens) > 2 * tokens.nbytes:  # a view would hold on to the memory of all rows
                 tokens, indices = tokens.clone(), indices.clone()
         self._padded = ()
         return tokens, indices
@@ -98,3 +104,11 @@ class PruneResult:
     def __repr__(self) -> str:
         t, h, w = self.keep.shape
         return f"PruneResult(frames={t}, grid=({h}, {w}), carriers={self.carriers is not None})"
+
+
+def _held(tensor: torch.Tensor) -> int:
+    """Bytes of the memory that it is a view of; 0 where nothing tells, as under torch.func's transforms."""
+    try:
+        return tensor.untyped_storage().nbytes()
+    except NotImplementedError:
+        return 0

@@ -10,7 +10,7 @@ import torch
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StreamState:
     """One reference frame and a frame counter: constant in size, whatever was seen before.
 
@@ -24,6 +24,10 @@ class StreamState:
     squared_norms: torch.Tensor
     frames: torch.Tensor
 
+    def __repr__(self) -> str:
+        """Of what is known without a wait for the device."""
+        return f"StreamState({_described(self.reference)} on {self.reference.device})"
+
     def clone(self) -> StreamState:
         """A copy that shares no memory with this state."""
         return StreamState(self.reference.clone(), self.squared_norms.clone(), self.frames.clone())
@@ -31,8 +35,10 @@ class StreamState:
     def copy_(self, other: StreamState) -> StreamState:
         """Overwrites this state in place with `other`, as a replayed CUDA graph needs.
 
-        Raises ValueError where it is of another grid, D or dtype, and then changes nothing.
+        Raises TypeError where it is no state, ValueError for another grid, D or dtype, and then changes nothing.
         """
+        if not isinstance(other, StreamState):
+            raise TypeError(f"other must be a StreamState, got {type(other).__name__}")
         had, got = _described(self.reference), _described(other.reference)
         if had != got:
             raise ValueError(f"other must be a state of {had}, got {got}")

@@ -10,7 +10,9 @@ from .state import DTYPES, StreamState
 
 def check_features(x: object, name: str = "x") -> torch.Tensor:
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor (T, H, W, D), got {type(x).__name__}")
+        raise TypeError(f"{name} must be a tensor (T, H, W, D), got {type(x).__name__}{as_tensor(x, name)}")
+    if x.is_nested:  # whose shape cannot be asked for
+        raise TypeError(f"{name} must be a dense tensor, got a nested one: give list({name}.unbind())")
     if x.ndim != 4:
         raise ValueError(f"{name} must have shape (T, H, W, D), got {tuple(x.shape)}: reshape it to its grid")
     if x.dtype not in DTYPES:
@@ -20,6 +22,11 @@ def check_features(x: object, name: str = "x") -> torch.Tensor:
     if 0 in x.shape[1:]:
         raise ValueError(f"{name} must have H, W and D of at least 1, got shape {tuple(x.shape)}")
     return x
+
+
+def as_tensor(x: object, name: str) -> str:
+    """What makes a tensor of an array, for messages."""
+    return f": give torch.as_tensor({name})" if hasattr(x, "__array__") else ""
 
 
 def check_batch(xs: list[torch.Tensor]) -> None:

@@ -248,6 +248,7 @@ def test_evs_names_what_is_wrong(arguments, error, message):
         ((X[0, 0], 0.5), ValueError, r"features must have shape .* got \(4, 8\)"),
         ((X.long(), 0.5), TypeError, "features must be float32"),
         ((X, 1.5), ValueError, r"tau must be in \[-1, 1\], got 1.5"),
+        ((X, -1.01), ValueError, r"tau must be in \[-1, 1\], got -1.01"),
         ((X, None), TypeError, "tau must be a number"),
         ((X, 0.5, X), ValueError, r"previous must have the shape of a frame of features, \(4, 4, 8\), got \(2, 4"),
         ((X, 0.5, X[0].half()), ValueError, "previous must have the dtype of a frame"),

@@ -60,6 +60,15 @@ def test_budgets_attribute_to_the_larger_similarity(budget: dict) -> None:
         assert fate[n, i, j] == (BY_SPACE if s_s > s_t else BY_TIME)
 
 
+def test_what_a_budget_drops_at_the_thresholds_goes_to_time() -> None:
+    """Both similarities are 1, neither is above its threshold."""
+    x = torch.zeros(2, 2, 2, 4)
+    x[..., 0] = 1
+    config = sp.PruneConfig(1.0, 1.0, max_tokens=1)
+    fate = attribute(sp.prune(x, config, backend="torch"), config)
+    assert sorted(fate[1].ravel()) == [KEPT, BY_TIME, BY_TIME, BY_TIME]
+
+
 def test_alternating_mask_counts_the_frames_of_the_stream() -> None:
     config = sp.PruneConfig(temporal_threshold=None, spatial_threshold=None, mask="alternate", keep_tokens=5)
     pruner = sp.StreamPruner(config, backend="torch")
@@ -180,10 +189,11 @@ def test_an_empty_stream_has_a_report(tmp_path: Path) -> None:
     assert "Frames" not in written(tmp_path, 0)
 
 
-def test_budget_is_explained(tmp_path: Path) -> None:
-    collector = followed(2, sp.PruneConfig(max_tokens=3))
+@pytest.mark.parametrize("budget", [{}, {"max_tokens": 3}, {"keep_tokens": 3}], ids=str)
+def test_budget_is_explained_where_there_is_one(tmp_path: Path, budget: dict) -> None:
+    collector = followed(2, sp.PruneConfig(**budget))
     html = report.write(tmp_path, collector, title="t", rows=[]).read_text()
-    assert "larger of its two similarities" in html
+    assert ("larger of its two similarities" in html) == bool(budget)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,13 @@ def test_bad_files(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"{name}: .*give a video file") as caught:
             Video(tmp_path / name)
         assert "\n" not in str(caught.value)
+    for name, content in (  # of which FFmpeg would make a film
+        ("long.txt", b"hello\n" * 200),
+        ("picture.bin", b"P6\n2 2\n255\n" + bytes(12)),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}: holds no video stream: give a video file"):
+            Video(tmp_path / name)
 
 
 def test_a_file_without_its_frames(tmp_path: Path) -> None:
@@ -188,11 +195,12 @@ def clocked(stamps: list[tuple[int | None, int | None]]) -> list[float]:
         ([(None, None)] * 3, [0.0, 0.1, 0.2]),
         ([(0, 0), (None, 1), (None, 4)], [0.0, 0.1, 0.4]),
         ([(0, 2), (3, 3), (2, 4), (4, 5), (1, 6), (7, 7)], [0.0, 0.3, 0.3, 0.3, 0.4, 0.5]),  # pts in decoding order
+        ([(0, 2), (3, 3), (2, 4), (1, 5), (7, None)], [0.0, 0.3, 0.3, 0.3, 0.7]),
         ([(0, None)] * 3, [0.0, 0.1, 0.2]),
         ([(50, 50), (51, 51), (0, 0), (1, 1), (2, 2)], [0.0, 0.1, 0.2, 0.3, 0.4]),  # two recordings joined
         ([(0, 0), (1, 1), (10**9, 10**9), (10**9 + 2, 10**9 + 2)], [0.0, 0.1, 0.2, 0.4]),
     ],
-    ids=["offset", "none", "missing pts", "wrong pts", "constant", "falls back", "jumps ahead"],
+    ids=["offset", "none", "missing pts", "wrong pts", "missing dts", "constant", "falls back", "jumps ahead"],
 )
 def test_clock(stamps: list[tuple[int | None, int | None]], seconds: list[float]) -> None:
     assert clocked(stamps) == seconds

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from .checks import check_memory, check_states
+from .checks import check_count, check_memory, check_states
 from .layer import CarrierLayer
 from .rows import Numbers, Rows
 
@@ -108,7 +108,8 @@ class CarrierCache(Cache):
 
         Raises ValueError where there is a capacity, and it is less.
         """
-        self._rows.reserve(rows)
+        check_count("rows", rows)
+        self._rows.reserve(int(rows))
 
     def claim(self, rows: int) -> torch.Tensor:
         """Takes so many rows behind those held, for a forward with a `FixedCache` to write to.
@@ -127,9 +128,8 @@ class CarrierCache(Cache):
 
     def truncate(self, length: int) -> None:
         """Forgets the rows from number `length` on, in every layer that has them; nothing is written."""
-        if length < 0:
-            raise ValueError(f"length must be at least 0, got {length}")
-        self._rows.truncate(length)
+        check_count("length", length)
+        self._rows.truncate(int(length))
 
     def crop(self, length: int) -> None:
         """As releases of transformers call it: the length to roll back to, or, negative, how many rows to forget.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,10 +14,17 @@ if TYPE_CHECKING:
 def check_capacity(capacity: object) -> None:
     if capacity is None:
         return
-    if isinstance(capacity, bool) or not isinstance(capacity, int):
-        raise TypeError(f"capacity must be an int or None, got {type(capacity).__name__}")
+    if isinstance(capacity, bool) or not isinstance(capacity, Integral):
+        raise TypeError(f"capacity must be an integer or None, got {type(capacity).__name__}")
     if capacity < 1:
         raise ValueError(f"capacity must be at least 1 row, or None for no bound, got {capacity}")
+
+
+def check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
 
 
 def check_memory(device: object, dtype: object) -> torch.device | None:

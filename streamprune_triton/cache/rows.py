@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class Rows:
     ) -> None:
         check_capacity(capacity)
         self.lengths = [0] * layers  # written rows of each layer
-        self.capacity = capacity
+        self.capacity = None if capacity is None else int(capacity)
         self.first = FIRST_CAPACITY
         self.dtype, self.device = dtype, device
         self.storage: Storage | None = None
@@ -173,6 +173,9 @@ class Rows:
     def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
         return self.fork()
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a CarrierCache cannot be pickled: save its state(), and restore it in another cache")
+
     def state(self) -> dict[str, torch.Tensor]:
         """Copies of the rows, `keys` and `values` (layers, heads, L, head_dim), in the order of the memory."""
         length = self.length
@@ -183,6 +186,8 @@ class Rows:
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Replaces the rows by those of a `state()`. Raises ValueError, and changes nothing, where they do not fit."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict of tensors, got {type(state).__name__}")
         if set(state) != {"keys", "values"}:
             raise ValueError(f"state must have keys and values, got {', '.join(sorted(map(str, state))) or 'nothing'}")
         keys, values = state["keys"], state["values"]

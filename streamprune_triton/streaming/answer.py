@@ -67,7 +67,8 @@ class Answer:
             self._next(torch.tensor(self._ids[-1:]))
         past = replace(self._past, waiting=None if self._past.waiting is None else self._past.waiting[:0])
         ids = [*self._asked.tolist(), *self._ids]
-        return self._reader.remembered(past, self._cache, self._question, ids, text)
+        told = self._reader.talk.retold(text)
+        return self._reader.remembered(past, self._cache, self._question, ids, told)
 
     def _tokens(self) -> Iterator[int]:
         """The answer's token ids, each also in `_ids`; one that ends it is not among them."""

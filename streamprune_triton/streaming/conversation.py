@@ -12,6 +12,17 @@ from ..models.base import Adapter
 Turns = Sequence[dict[str, Any]]  # messages for a chat template, a user's and the assistant's in turn
 
 
+def check_text(name: str, text: object) -> None:
+    """Raises TypeError, ValueError where it is no text that a tokenizer takes."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a str, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        got = f"got {text[error.start]!r}, half of a pair, at {error.start}"
+        raise ValueError(f"{name} must be of whole characters, {got}") from error
+
+
 class Conversation:
     """One model's template under one system text.
 
@@ -44,6 +55,12 @@ class Conversation:
         if not turns and not torch.equal(pieces[0], self.opening):
             raise ValueError("question must not change the text before the video: the chat template makes it do so")
         return pieces[-1]
+
+    def retold(self, answer: str) -> str:
+        """An answer as a turn may hold it: nothing of one that spells a video's name, since all later text would have
+        one video too many. The cache has it as it was read."""
+        ids = self._adapter.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return "" if self._adapter.video_token_id in ids else answer
 
     @staticmethod
     def turn(question: str, answer: str, video: bool) -> Turns:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 
+from .graphs import capturing
 from .memory import count
 
 ARGUMENTS = (
@@ -72,7 +73,9 @@ class Decoding:
         scores = self.processors(seen[None], logits[None].float())[0]
         if not self.do_sample:
             return int(scores.argmax())
-        return int(torch.multinomial(scores.softmax(-1), 1))
+        with capturing:
+            drawn = torch.multinomial(scores.softmax(-1), 1)
+        return int(drawn)
 
 
 def _ids(given: Any) -> frozenset[int]:
@@ -84,19 +87,28 @@ def _ids(given: Any) -> frozenset[int]:
     return frozenset(map(int, ids))
 
 
+def _number(name: str, given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise TypeError(f"{name} must be a number, got {type(given).__name__}")
+    return float(given)
+
+
 def _processors(value: Any, sample: bool, top_k: int | None) -> Any:
     """In the order of `generate`: the penalty, then, for a sample, temperature, top_k, top_p."""
     import transformers as hf
 
     processors = hf.LogitsProcessorList()
-    penalty, temperature = value("repetition_penalty", 1.0), value("temperature", 1.0)
-    top_p = value("top_p", 1.0)
+    penalty, temperature, top_p = (
+        _number(name, value(name, 1.0)) for name in ("repetition_penalty", "temperature", "top_p")
+    )
+    if not penalty > 0:
+        raise ValueError(f"repetition_penalty must be above 0, got {penalty}")
     if penalty != 1.0:
         processors.append(hf.RepetitionPenaltyLogitsProcessor(penalty=penalty))
     if sample and temperature != 1.0:
         processors.append(hf.TemperatureLogitsWarper(temperature))
-    if sample and top_k is not None and top_k != 0:
-        processors.append(hf.TopKLogitsWarper(top_k))
+    if sample and top_k is not None and (most := count("top_k", top_k, 0)):
+        processors.append(hf.TopKLogitsWarper(most))
     if sample and top_p < 1.0:
         processors.append(hf.TopPLogitsWarper(top_p))
     return processors

@@ -84,12 +84,14 @@ def save(path: str | os.PathLike[str], past: Past, kind: Kind, stats: Stats) -> 
 
 
 def _file(path: object) -> Path:
-    """Raises TypeError for what is no path, OSError for a folder."""
+    """Raises TypeError for what is no path, OSError for a folder, a device or a pipe."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be a str or a path, of a file, got {type(path).__name__}")
     found = Path(path)
     if found.is_dir():
         raise IsADirectoryError(f"path must be of a file, got the folder {str(found)!r}")
+    if found.exists() and not found.is_file():  # a save would put a file in its place
+        raise OSError(f"path must be of a file, got {str(found)!r}, which is a device or a pipe")
     return found
 
 

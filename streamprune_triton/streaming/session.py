@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from ..result import PruneResult
 from ..transfer import on_host
 from . import ingest, saving
 from .answer import Answer
+from .conversation import check_text
 from .frames import checked
 from .generation import Decoding
 from .memory import Memory, count
@@ -69,7 +69,7 @@ class StreamingSession:
     ) -> None:
         self.config = PruneConfig() if config is None else config
         self.memory = Memory() if memory is None else memory
-        _check(self.config, self.memory, fps, system)
+        _check(self.config, self.memory, fps, system, cuda_graphs)
         self.fps, self.system = float(fps), system
         model = models.with_head(model)
         adapter = models.adapter(model)(model, processor)
@@ -80,6 +80,10 @@ class StreamingSession:
         self._past = self._reader.begin(self.config)
         self.stats = Stats()
         self._count(0, {}, {})
+
+    def __repr__(self) -> str:
+        held = f"steps={self.stats.steps}, kv_tokens={self.stats.kv_tokens}"
+        return f"StreamingSession({self._model.config.model_type}, {self.memory}, fps={self.fps:g}, {held})"
 
     def append(self, frames: np.ndarray | torch.Tensor | Sequence[Any]) -> PruneResult | None:
         """Takes the next raw frames of the stream into the KV cache.
@@ -114,6 +118,8 @@ class StreamingSession:
         Raises:
             ValueError, TypeError: naming the argument. A failed call leaves all sessions as they were.
         """
+        if isinstance(sessions, StreamingSession):
+            raise TypeError("sessions must be a list of sessions, got one: use append")
         sessions = list(sessions)
         _check_many(sessions, frames)
         names = ["frames"] if len(sessions) == 1 else [f"frames[{n}]" for n in range(len(sessions))]
@@ -173,8 +179,7 @@ class StreamingSession:
 
         A turn is remembered when its last piece has been taken; RuntimeError then, where frames came meanwhile.
         """
-        if not isinstance(question, str):
-            raise TypeError(f"question must be a str, got {type(question).__name__}")
+        check_text("question", question)
         if not isinstance(remember, bool):
             raise TypeError(f"remember must be a bool, got {type(remember).__name__}")
         decoding = Decoding.of(self._model.generation_config, **generate_kwargs)
@@ -195,12 +200,23 @@ class StreamingSession:
             self._count(0, answer.counts, {})
 
     def fork(self) -> StreamingSession:
-        """A session that goes on from here on its own. The past is shared, and copied when one of the two evicts."""
-        other = copy.copy(self)
+        """A session that goes on from here on its own, as `copy.copy` gives it, too. The past is shared, and copied
+        when one of the two evicts."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
         other._reader = self._reader.fork()
         other._past = replace(self._past, cache=self._past.cache.fork())
         other.stats = replace(self.stats, seconds=dict(self.stats.seconds))
         return other
+
+    def __copy__(self) -> StreamingSession:
+        return self.fork()
+
+    def __deepcopy__(self, memo: object) -> StreamingSession:
+        return self.fork()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a StreamingSession cannot be pickled: use save, and load in a session of the other process")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes all that the session has seen to a safetensors file, all or nothing. Raises OSError."""
@@ -223,7 +239,7 @@ class StreamingSession:
         for name, more in counts.items():
             setattr(stats, name, getattr(stats, name) + more)
         for stage, more_seconds in seconds.items():
-            stats.seconds[stage] += more_seconds
+            stats.seconds[stage] = stats.seconds.get(stage, 0.0) + more_seconds
         stats.kv_tokens, stats.kv_bytes = len(self._past.rows), self._past.cache.nbytes
         stats.carriers = len(self._past.keeping.carriers)
 
@@ -245,7 +261,7 @@ def _all_or_none(sessions: Sequence[StreamingSession]) -> Iterator[None]:
         past.cache.commit()
 
 
-def _check(config: object, memory: object, fps: object, system: object) -> None:
+def _check(config: object, memory: object, fps: object, system: object, cuda_graphs: object) -> None:
     if isinstance(fps, bool) or not isinstance(fps, Real):
         raise TypeError(f"fps must be a number, got {type(fps).__name__}")
     if not 0 < float(fps) < float("inf"):
@@ -256,8 +272,10 @@ def _check(config: object, memory: object, fps: object, system: object) -> None:
         raise TypeError(f"memory must be a Memory, got {type(memory).__name__}")
     if memory.carriers and config.carrier is None:
         raise ValueError(f'config.carrier must be "all" or "kept" for memory mode {memory.mode!r}, got None')
-    if system is not None and not isinstance(system, str):
-        raise TypeError(f"system must be a str or None, got {type(system).__name__}")
+    if system is not None:
+        check_text("system", system)
+    if not isinstance(cuda_graphs, bool):
+        raise TypeError(f"cuda_graphs must be a bool, got {type(cuda_graphs).__name__}")
 
 
 def _check_devices(model: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -118,6 +120,8 @@ def test_what_is_no_state_at_all():
     for state in ({}, {"keys": before[:, 0]}):
         with pytest.raises(ValueError, match="state must have keys and values, got"):
             cache.restore(state)
+    with pytest.raises(TypeError, match=r"^state must be a dict of tensors, got NoneType$"):
+        cache.restore(None)
     assert torch.equal(held(cache), before)
 
 
@@ -132,6 +136,14 @@ def test_what_is_no_configuration():
 def test_capacities(capacity, error):
     with pytest.raises(error, match="capacity must be"):
         Rows(2, capacity)
+    assert type(Rows(2, np.int64(5)).capacity) is int
+
+
+def test_a_cache_is_not_pickled():
+    cache = CarrierCache(decoder("llama")[1])
+    with pytest.raises(TypeError, match=r"^a CarrierCache cannot be pickled: save its state\(\), and restore it"):
+        pickle.dumps(cache)
+    assert copy.copy(cache).get_seq_length() == copy.deepcopy(cache).get_seq_length() == 0
 
 
 @pytest.mark.parametrize(
@@ -172,6 +184,13 @@ def test_lengths():
         cache.update(states(1, 2, 5, 16), states(1, 2, 5, 16), layer)
     with pytest.raises(ValueError, match="length must be at least 0, got -1"):
         cache.truncate(-1)
+    for method, name in ((cache.truncate, "length"), (cache.reserve, "rows")):
+        with pytest.raises(TypeError, match=f"^{name} must be an integer, got float$"):
+            method(1.5)
+    with pytest.raises(ValueError, match=r"^rows must be at least 0, got -1$"):
+        cache.reserve(-1)
+    assert cache.get_seq_length() == 5
+    cache.truncate(np.int64(5))
     for length, left in ((9, 5), (0, 5), (4, 4), (-1, 3), (-7, 0)):
         cache.crop(length)
         assert cache.get_seq_length() == left

@@ -94,3 +94,29 @@ def test_a_frequency_that_two_axes_drive_is_refused():
 def test_a_shift_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"shift must have shape \(3, R\)"):
         Rotary.of(rotary_of("qwen2_5_vl")).tables(torch.zeros(shape))
+
+
+def test_axes_that_attention_picks_later_are_those_of_its_sections():
+    class Later(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inv_freq, self.mrope_section = torch.ones(4), [1, 2, 1]
+
+        def forward(self, x, positions):
+            angle = (positions.float()[..., None] * self.inv_freq).repeat(1, 1, 1, 2)  # (axes, 1, L, 2 F)
+            return angle.cos(), angle.sin()
+
+    assert Rotary.of(Later()).axis.tolist() == [0, 1, 1, 2]
+
+
+def test_axes_of_frequencies_that_stand_beside_themselves():
+    class Beside(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inv_freq, self.mrope_section = torch.ones(4), [1, 2, 1]
+
+        def forward(self, x, positions):
+            angle = positions[[0, 1, 1, 2], 0].T[None].float().repeat_interleave(2, -1)  # (1, L, 2 F)
+            return angle.cos(), angle.sin()
+
+    assert Rotary.of(Beside()).axis.tolist() == [0, 1, 1, 2]

@@ -166,3 +166,22 @@ def test_rows_written_in_inference_mode_may_be_written_outside():
     cache.drop([0])
     assert held(cache).eq(1).all()
     assert cache.lengths == [5]
+
+
+def test_memory_taken_ahead_is_not_taken_again():
+    ahead, behind = Rows(2, None, device=torch.device("cpu")), filled(7, torch.device("cpu"), capacity=None)
+    before = held(behind)
+    ahead.reserve(2 * FIRST_CAPACITY + 1)
+    ahead.restore(behind.state())
+    behind.reserve(2 * FIRST_CAPACITY + 1)
+    for cache in (ahead, behind):
+        assert cache.storage is not None
+        storage = cache.storage
+        assert storage.capacity == 2 * FIRST_CAPACITY + 1
+        cache.reserve(2 * FIRST_CAPACITY)
+        extend(cache, 2 * FIRST_CAPACITY - 6)
+        assert cache.storage is storage
+        assert torch.equal(held(cache)[:, :, :, :7], before)
+    with pytest.raises(ValueError, match=r"rows must be at most the capacity 8, got 9"):
+        Rows(2, 8).reserve(9)
+    Rows(2, 8).reserve(8)

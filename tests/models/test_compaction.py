@@ -15,8 +15,10 @@ from transformers import DynamicCache
 from streamprune_triton import Memory, StreamingSession
 from streamprune_triton.cache import CarrierCache, Rotary
 from streamprune_triton.models.positions import Cursor
-from streamprune_triton.streaming.compaction import compacted
+from streamprune_triton.streaming.compaction import compacted, relaid
+from streamprune_triton.streaming.keeping import Death, Keeping
 from streamprune_triton.streaming.past import Past
+from streamprune_triton.streaming.rows import TOKEN
 
 MEMORIES = [
     Memory("tokens", max_tokens=30, positions="compact"),
@@ -102,6 +104,8 @@ def test_closing_no_gap_changes_nothing(family):
     past = (session := fed(family, unmodified.film(8), 2, NOTHING)).fork()._past
     closed = compacted(past, session._reader.layout(past.grid), Rotary.of(session._reader.adapter.language_model))
     assert (closed.cursor, closed.position) == (past.cursor, session._reader.end(past))
+    assert closed.rows.top == int(closed.rows.position.max()) + 1
+    assert closed.top == max(closed.position, closed.rows.top)
     assert np.array_equal(closed.rows.position, past.rows.position)
 
 
@@ -169,3 +173,48 @@ def test_a_gap_is_the_same_in_parts(limited):
     for count in (10, 300, 690):
         two.skip(count)
     assert same_past(one, two)
+
+
+def test_without_a_bound_of_its_own_memory_gives_up_the_oldest_steps(limited):
+    """As many as it must for the rest to fit, and no other."""
+    session = fed(limited, unmodified.film(120, (56, 56)), 2, SOME, Memory("tokens", positions="compact"))
+    past, rows = session._past, session._past.rows
+    held = [block for block, _ in past.keeping.visual]
+    assert past.top <= 130 - 130 // 8
+    assert 1 < held[0] == held[-1] - len(held) + 1
+    assert held[-1] == past.number - 1
+    assert set(rows.block[rows.kind == TOKEN]) == set(held)
+
+
+def test_the_last_carrier_is_never_given_up():
+    keeping = Keeping(Memory("carriers"))
+    keeping.admit(1, 0, np.ones(2, np.float32))
+    assert keeping.forget_oldest(4) == []
+    keeping.admit(2, 0, np.ones(2, np.float32))
+    assert keeping.forget_oldest(6) == [Death(1, True, 6)]
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: memory.mode)
+def test_an_endless_dialogue_stays_below_the_limit(limited, memory: Memory, monkeypatch: pytest.MonkeyPatch):
+    """Positions are closed up behind a remembered turn as well, where no video is open."""
+    closed, rotate = [], CarrierCache.rotate
+    monkeypatch.setattr(CarrierCache, "rotate", lambda self, *tables: (closed.append(1), rotate(self, *tables)))
+    session = StreamingSession(*limited, SOME, replace(memory, max_dialogue=20))
+    for n in range(8):
+        session.append(unmodified.film(2, (56, 56), seed=n))
+        session.ask(WHAT, remember=True, max_new_tokens=4, do_sample=False)
+        past = session._past
+        laid = relaid(past, session._reader.layout(past.grid))
+        assert past.cursor is laid.cursor is None
+        assert max(past.top, past.rows.top) <= 130 - 130 // 8
+        assert laid.end <= past.position <= past.top
+    assert closed
+
+
+def test_text_that_alone_passes_the_limit_is_read(limited, heard: Heard):
+    """Nothing is left to give up, then."""
+    memory = Memory("carriers", max_carriers=1, positions="compact")
+    session = fed(limited, unmodified.film(4), 2, SOME, memory, system="You see. " * 40)
+    assert session._past.top > 130
+    assert len(session._past.keeping.carriers) == 1
+    assert torch.isfinite(answer(session, heard)).all()

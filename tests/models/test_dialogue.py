@@ -11,6 +11,7 @@ import unmodified
 from streams import ATOL, GREEDY, KINDS, NOTHING, SOME, STREAMED, WHAT, Heard, answer, counts_of, fed, same_past
 
 from streamprune_triton import Memory, StreamingSession
+from streamprune_triton.streaming.generation import Decoding
 
 SHORT = {"max_new_tokens": 4, "do_sample": False}
 
@@ -249,3 +250,37 @@ def test_a_template_that_rewrites_the_past_changes_no_question(family, heard: He
 
     monkeypatch.setattr(adapter, "text", rewritten)
     assert torch.equal(answer(session, heard), expected)
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_an_answer_that_spells_the_name_of_a_video(name: str, monkeypatch: pytest.MonkeyPatch):
+    """In letters, as a model may read it off a screen. The answer is told and cached; the dialogue goes on."""
+    session = fed(unmodified.build(0, name), unmodified.film(4), 4, SOME)
+    words = session._reader.adapter.processor.tokenizer
+    spelled = words.convert_ids_to_tokens(session._reader.adapter.video_token_id)
+    letters = [token for letter in spelled for token in words(letter, add_special_tokens=False)["input_ids"]]
+    said = iter(letters)
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoding, "choose", lambda self, logits, seen: next(said))
+        assert session.ask(WHAT, remember=True, max_new_tokens=len(letters)) == spelled
+    held = session.stats.kv_tokens
+    assert session.ask("Again?", remember=True, **SHORT)
+    assert session.append(unmodified.film(4, seed=1)) is not None
+    assert session.ask("And now?", remember=True, **SHORT)
+    assert session.stats.kv_tokens > held > len(letters)
+
+
+def test_a_question_that_a_template_tells_in_front_of_its_video_is_refused(family, monkeypatch: pytest.MonkeyPatch):
+    """What is there has been read."""
+    session = fed(family, unmodified.film(4), 4)
+    adapter, untouched = type(session._reader.adapter), session.fork()
+    text = adapter.text
+
+    def told(self: Any, messages: list[dict[str, Any]], answer: bool = True) -> list[torch.Tensor]:
+        first, *others = text(self, messages, answer)
+        return [torch.cat([self._ids(messages[-1]["content"][-1]["text"]), first]), *others]
+
+    monkeypatch.setattr(adapter, "text", told)
+    with pytest.raises(ValueError, match="question must not change the text before the video"):
+        session.ask(WHAT, **SHORT)
+    assert same_past(session, untouched, 0.0)

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 import unmodified
-from streams import ATOL, SOME, STREAMED, WHAT, Heard, answer, fed, same_past
+from streams import ATOL, KINDS, NOTHING, SOME, STREAMED, WHAT, Heard, answer, fed, same_past
 
-from streamprune_triton import Memory, PruneConfig, StreamingSession, semantic_mask
+from streamprune_triton import Memory, PruneConfig, StreamingSession, prune, semantic_mask
+from streamprune_triton.cache import rows
 from streamprune_triton.models.base import DeepStack
 from streamprune_triton.models.positions import Cursor
+from streamprune_triton.streaming import reader
+from streamprune_triton.streaming.keeping import cosine
 from streamprune_triton.streaming.rows import CARRIER, FRAME_BEGIN, FRAME_END, TEXT, TOKEN
+from streamprune_triton.streaming.steps import pooled
 
 MODES = {
     "carriers": Memory("carriers"),
@@ -188,3 +192,48 @@ def test_bad_memories():
     ):
         with pytest.raises(error, match=next(iter(arguments))):
             Memory(**arguments)
+
+
+@pytest.mark.parametrize("carrier", ["all", "kept"])
+def test_a_carriers_deepstack_row_is_the_mean_over_the_tokens_that_it_is_of(carrier: str):
+    """Of a frame none of whose tokens is kept, over all; one that is not finite is left out."""
+    x = torch.randn(3, 3, 4, 8, generator=torch.Generator().manual_seed(0))
+    x[1] = x[0]
+    config = PruneConfig(0.9, 0.2, carrier=carrier)
+    result = prune(x, config)
+    assert [bool(kept.any()) for kept in result.keep] == [True, False, True]
+    level = torch.randint(-9, 9, (3, 3, 4, 5), generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    level[1, 2, 3] = torch.inf
+    for n, mean in enumerate(pooled(level, result, config)):
+        of = result.keep[n] if carrier == "kept" and n != 1 else level[n].isfinite().all(-1)
+        assert torch.equal(mean, (level[n][of].float().sum(0) / of.sum()).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("family", KINDS, indirect=True)
+@pytest.mark.parametrize(
+    "memory",
+    [Memory("tokens", max_tokens=70), Memory("carriers", max_carriers=9), Memory("hybrid", 7, recent_frames=3)],
+    ids=lambda memory: memory.mode,
+)
+def test_memory_is_taken_once_and_hardly_more_than_is_needed(family, memory: Memory, monkeypatch: pytest.MonkeyPatch):
+    """At the first step, for all that the bounds allow."""
+    monkeypatch.setattr(rows, "FIRST_CAPACITY", 1)
+    monkeypatch.setattr(reader, "QUESTION", 0)
+    session = StreamingSession(*family, NOTHING, memory, fps=4.0)
+    step = session._reader.adapter.frames_per_step
+    held, storages = 0, []
+    for n in range(18):
+        session.append(unmodified.film(step, seed=n))
+        storages.append(session._past.cache._rows.storage)
+        held = max(held, len(session._past.rows))
+    h, w = session._past.grid
+    assert all(storage is storages[0] for storage in storages)
+    assert storages[0].capacity <= held + 3 * h * w
+
+
+@pytest.mark.parametrize(
+    ("other", "likeness"), [([6, 8], 1), ([-4, 3], 0), ([-3, -4], -1), ([0, 0], 0), ([np.nan, 1], 0)], ids=str
+)
+def test_how_alike_two_carriers_are(other: list[float], likeness: float):
+    """Not at all where one has no direction, or none that can be told."""
+    assert cosine(np.array([3, 4], np.float32), np.array(other, np.float32)) == likeness

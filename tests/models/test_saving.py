@@ -167,6 +167,16 @@ def test_paths_that_are_no_files(family, tmp_path: Path):
     assert not list(folder.iterdir())
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in the file system")
+def test_a_pipe_stays_one(family, tmp_path: Path):
+    session, pipe = StreamingSession(*family), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for act in (session.save, session.load):
+        with pytest.raises(OSError, match=r"^path must be of a file, got .*pipe', which is a device or a pipe"):
+            act(pipe)
+    assert pipe.is_fifo()
+
+
 def test_a_damaged_file_changes_nothing(family, tmp_path: Path):
     path = tmp_path / "stream.safetensors"
     fed(family, unmodified.film(4), 2, SOME, Memory("carriers")).save(path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -199,6 +202,12 @@ def test_a_steps_own_text_counts_in_the_bound():
         bounded.append(frames[n : n + 2])
         assert bounded.stats.kv_tokens - text <= 28
     StreamingSession(*model, NOTHING, Memory("hybrid", max_tokens=12)).append(frames)
+    until_ten = StreamingSession(*model, NOTHING, Memory(max_tokens=27))  # the sixth step's text has a digit more
+    with pytest.raises(ValueError, match=r"memory\.max_tokens must be at least 28"):
+        until_ten.append(frames[:12])
+    until_ten.append(frames[:10])
+    with pytest.raises(ValueError, match=r"memory\.max_tokens must be at least 28"):
+        until_ten.append(frames[10:12])
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -303,6 +312,12 @@ def test_bad_questions(tiny):
         ({"do_sample": "no"}, TypeError, "do_sample"),
         ({"remember": "no"}, TypeError, "remember"),
         ({"do_sample": True, "temperature": -1.0}, ValueError, "temperature"),
+        ({"temperature": "1"}, TypeError, "^temperature must be a number, got str$"),
+        ({"do_sample": True, "top_k": 2.0}, TypeError, "^top_k must be an integer, got float$"),
+        ({"do_sample": True, "top_k": -1}, ValueError, "^top_k must be at least 0, got -1$"),
+        ({"do_sample": True, "top_p": True}, TypeError, "^top_p must be a number, got bool$"),
+        ({"repetition_penalty": 0}, ValueError, r"^repetition_penalty must be above 0, got 0\.0$"),
+        ({"repetition_penalty": float("nan")}, ValueError, "^repetition_penalty must be above 0, got nan$"),
     ):
         with pytest.raises(error, match=message):
             session.ask(WHAT, **arguments)
@@ -310,8 +325,31 @@ def test_bad_questions(tiny):
             session.stream(WHAT, **arguments)
     with pytest.raises(TypeError, match="question"):
         session.ask(3)
-    with pytest.raises(ValueError, match="question"):
+    named = r"^question and system must not name a video themselves, got 1 <\|video_pad\|>$"
+    with pytest.raises(ValueError, match=named):
         session.ask("<|video_pad|>")
+    with pytest.raises(
+        ValueError, match=r"^question must be of whole characters, got '\\ud83c', half of a pair, at 3$"
+    ):
+        session.ask("hm \ud83c?")
+    with pytest.raises(ValueError, match=r"^system must be of whole characters, got '\\ud83c', half of a pair, at 0$"):
+        StreamingSession(*tiny, system="\ud83c")
+    with pytest.raises(TypeError, match=r"^cuda_graphs must be a bool, got str$"):
+        StreamingSession(*tiny, cuda_graphs="no")  # type: ignore[arg-type]
+
+
+def test_numbers_of_any_kind_choose_the_same_tokens(tiny):
+    session, _ = fed(tiny, unmodified.film(4), 4)
+    answers = []
+    for temperature, top_k, top_p, penalty in (
+        (0.7, 5, 0.9, 2.0),
+        (np.float64(0.7), np.int64(5), Fraction(9, 10), 2),
+    ):
+        torch.manual_seed(0)
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": penalty}
+        answers.append(session.ask(WHAT, max_new_tokens=12, do_sample=True, **given))
+    assert answers[0] == answers[1]
+    assert session.ask(WHAT, max_new_tokens=2, do_sample=True, temperature=np.float32(0.7))
 
 
 def test_frames_in_any_form(tiny):
@@ -530,3 +568,41 @@ def newest(counts: list[int], most: int) -> int:
 def keys(session: StreamingSession) -> torch.Tensor:
     """(1, heads, L, d) of the first layer, in the order of reading."""
     return session._past.cache.layers[0].keys[:, :, order(session)]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_is_a_fork(tiny, copied):
+    """Of the same model: what one of the two reads and evicts is nothing to the other."""
+    memory = Memory("hybrid", max_carriers=2, recent_frames=1)
+    session, _ = fed(tiny, unmodified.film(6), 6, SOME, memory=memory)
+    other, expected = copied(session), session.fork()
+    assert other._model is session._model
+    other.append(unmodified.film(6, seed=1))
+    assert same_past(session, expected, 0.0)
+    assert (session.stats.steps, other.stats.steps) == (3, 6)
+
+
+def test_one_session_is_no_list_of_sessions(tiny):
+    session = StreamingSession(*tiny)
+    with pytest.raises(TypeError, match=r"^sessions must be a list of sessions, got one: use append$"):
+        StreamingSession.append_many(session, unmodified.film(2))  # type: ignore[arg-type]
+
+
+def test_a_session_is_saved_not_pickled(tiny):
+    with pytest.raises(TypeError, match=r"^a StreamingSession cannot be pickled: use save, and load in"):
+        pickle.dumps(StreamingSession(*tiny))
+
+
+def test_a_session_prints_in_a_line(tiny):
+    session, _ = fed(tiny, unmodified.film(4), 4, fps=2.0)
+    told = f"StreamingSession(qwen2_5_vl, {session.memory}, fps=2, steps=2, kv_tokens={session.stats.kv_tokens})"
+    assert repr(session) == told
+
+
+def test_statistics_without_a_stage_go_on(tiny):
+    """As those of a file whose stages had other names."""
+    session = StreamingSession(*tiny, NOTHING)
+    session.stats.seconds.clear()
+    session.append(unmodified.film(2))
+    session.ask(WHAT, **GREEDY)
+    assert set(session.stats.seconds) == {"preprocess", "vision", "prune", "prefill", "answer"}

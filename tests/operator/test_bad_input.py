@@ -33,7 +33,8 @@ BAD_CONFIGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"keep_tokens": 2**31}, ValueError, "keep_tokens.*2147483648"),
     ({"mask": np.ones((3, 3), bool)}, ValueError, r"mask.*got ndarray$"),
     ({"mask": torch.zeros(2, 2)}, ValueError, r"mask.*bool.*float32"),
-    ({"mask": torch.zeros(2, 2, 2, dtype=torch.bool)}, ValueError, r"mask.*\(2, 2, 2\)"),
+    ({"mask": torch.zeros(2, 2)}, ValueError, r"mask.*: use mask.bool\(\)$"),
+    ({"mask": torch.zeros(2, 2, 2, dtype=torch.bool)}, ValueError, r"mask.*\(2, 2, 2\)$"),
     ({"neighbors": "all"}, ValueError, "neighbors.*grid, survivors.*all"),
     ({"neighbors": None}, ValueError, "neighbors.*None"),
     ({"reference": "first"}, ValueError, "reference.*previous, last_kept.*first"),
@@ -106,7 +107,8 @@ BAD_FEATURES: list[tuple[str, Any, type[Exception], str]] = [
     ("no height", torch.zeros(2, 0, 4, 8), ValueError, r"\bx\b.*\(2, 0, 4, 8\)"),
     ("no width", torch.zeros(2, 3, 0, 8), ValueError, r"\bx\b.*\(2, 3, 0, 8\)"),
     ("no features", torch.zeros(2, 3, 4, 0), ValueError, r"\bx\b.*\(2, 3, 4, 0\)"),
-    ("array", torch.zeros(GOOD).numpy(), TypeError, r"\bx\b.*tensor.*ndarray"),
+    ("array", torch.zeros(GOOD).numpy(), TypeError, r"\bx\b.*tensor.*ndarray: give torch.as_tensor\(x\)$"),
+    ("sparse", torch.zeros(GOOD).to_sparse(), TypeError, r"\bx\b.*dense.*sparse_coo: use x.to_dense\(\)$"),
     ("none", None, TypeError, r"\bx\b.*tensor.*NoneType"),
     ("other height", torch.zeros(2, 4, 4, 8), ValueError, r"\bx\b.*\(3, 4\).*\(4, 4\)"),
     ("transposed grid", torch.zeros(2, 4, 3, 8), ValueError, r"\bx\b.*\(3, 4\).*\(4, 3\)"),
@@ -217,6 +219,14 @@ def test_a_state_that_was_put_together_wrongly(backend: str, device: torch.devic
             sp.StreamPruner(backend=backend).load_state_dict(wrong.state_dict())
 
 
+def test_a_nested_tensor() -> None:
+    """Whose frames differ in size: its parts are a batch."""
+    x = torch.nested.nested_tensor([torch.zeros(2, 3, 4, 8), torch.zeros(1, 3, 4, 8)], layout=torch.jagged)
+    with pytest.raises(TypeError, match=r"^x must be a dense tensor, got a nested one: give list\(x\.unbind\(\)\)$"):
+        sp.prune(x)
+    assert [len(result.keep) for result in sp.prune(list(x.unbind()))] == [2, 1]
+
+
 def test_no_stream_at_all() -> None:
     assert sp.prune([]) == []
     with pytest.raises(TypeError, match="config"):
@@ -266,10 +276,18 @@ def test_triton_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capacity", "error"), [(-1, ValueError), (2.0, TypeError), (True, TypeError), (None, TypeError)]
+    ("capacity", "error"),
+    [
+        (-1, ValueError),
+        (2**31, ValueError),
+        (2**70, ValueError),
+        (2.0, TypeError),
+        (True, TypeError),
+        (None, TypeError),
+    ],
 )
 def test_capacity(backend: str, device: torch.device, capacity: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="capacity"):
+    with pytest.raises(error, match=r"^capacity must be"):
         padded(good(device), sp.PruneConfig(), backend=backend, capacity=capacity)
 
 
@@ -288,7 +306,7 @@ def test_out(backend: str, device: torch.device) -> None:
         lambda: padded(x.half(), config, capacity=5, **more),
         lambda: padded(x, sp.PruneConfig(carrier=None), capacity=5, **more),
     ):
-        with pytest.raises(ValueError, match="out"):
+        with pytest.raises(ValueError, match=r"^out.* must .*: give a result of the same x, config and capacity$"):
             call()
     wide = torch.zeros(5, 16, device=device)
     for name, bad in (
@@ -304,6 +322,8 @@ def test_out(backend: str, device: torch.device) -> None:
     shared = dataclasses.replace(held, squared_norms=out.state.squared_norms)
     with pytest.raises(ValueError, match=r"^out\.state\.squared_norms must not share memory with state"):
         padded(x, config, capacity=5, backend=backend, out=out, state=shared)
+    with pytest.raises(ValueError, match=r"^out\.tokens must not share memory with x$"):
+        padded(x, config, capacity=5, backend=backend, out=dataclasses.replace(out, tokens=x.flatten(0, 2)[:5]))
     with pytest.raises(TypeError, match="out"):
         padded(x, config, capacity=5, backend=backend, out=sp.prune(x, config, backend=backend))
     with pytest.raises(ValueError, match="out"):

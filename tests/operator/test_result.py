@@ -14,6 +14,7 @@ import torch
 from features import field, spoil
 from safetensors.torch import load, save
 from tolerances import assert_agrees, assert_bits, assert_same_state, padded
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import streamprune_triton as sp
@@ -46,6 +47,18 @@ def test_tokens_are_cut_when_asked_for(backend: str, device: torch.device) -> No
         assert result.indices is indices
         assert reads.count == 1
     assert len(tokens) == len(indices) == int(result.cu_counts[-1])
+
+
+def test_everything_prints_in_a_line_without_a_wait(backend: str, device: torch.device) -> None:
+    x, pruner = field((3, 3, 4, 8), redundancy=0.5).to(device), sp.StreamPruner(backend=backend)
+    pruner(x)
+    padded_result = padded(x, pruner.config, backend=backend, capacity=7)
+    with Reads() as reads:
+        told = [repr(each) for each in (padded_result, pruner.state, pruner)]
+    assert reads.count == 0
+    assert told[0] == "PaddedPruneResult(frames=3, grid=(3, 4), capacity=7, carriers=True)"
+    assert told[1] == f"StreamState(torch.float32 of shape (3, 4, 8) on {x.device})"
+    assert told[2] == f"StreamPruner({pruner.config}, backend={backend!r}, state={told[1]})"
 
 
 def test_drop_ratio(backend: str, device: torch.device) -> None:
@@ -195,6 +208,8 @@ def test_state_copy(backend: str, device: torch.device) -> None:
     for other in (x[:, :1, :1], x[..., :1], x.half()):
         with pytest.raises(ValueError, match=r"^other must be a state of "):
             here.copy_(sp.prune(other, backend=backend).state)
+    with pytest.raises(TypeError, match=r"^other must be a StreamState, got dict$"):
+        here.copy_(there.state_dict())  # type: ignore[arg-type]
     copy = here.clone()
     here.reference.zero_()
     assert_same_state(copy, there)
@@ -436,6 +451,40 @@ def test_gradients_are_those_of_the_call(backend: str, device: torch.device, cha
     wanted = torch.zeros_like(leaf).view(-1, 8)
     wanted[expected.indices] = 3 * weight
     assert torch.equal(leaf.grad.view(-1, 8), wanted)
+
+
+def test_gradients_under_a_transform_of_torch_func(backend: str, device: torch.device) -> None:
+    """Whose tensors have no memory that can be asked for."""
+    x = field((2, 3, 4, 8), redundancy=0.5).to(device)
+    gradient = torch.func.grad(lambda each: sp.prune(each, sp.PruneConfig(), backend=backend).tokens.sum())(x)
+    kept = sp.prune(x, sp.PruneConfig(), backend=backend).keep
+    assert 0 < kept.sum() < kept.numel()
+    assert torch.equal(gradient, kept[..., None].expand_as(x).float())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # which forward_ad asks for
+def test_forward_differentiation_is_refused(backend: str, device: torch.device) -> None:
+    """Its tangents would be lost without a word."""
+    plain, config = field((2, 3, 4, 8), redundancy=0.5).to(device), sp.PruneConfig()
+    with forward_ad.dual_level():
+        x = forward_ad.make_dual(plain, plain)
+        for call in (
+            lambda: sp.prune(x, config, backend=backend),
+            lambda: sp.prune([plain, x], config, backend=backend),
+            lambda: padded(x, config, backend=backend, capacity=4),
+        ):
+            with pytest.raises(ValueError, match=r"^x must not carry a forward-mode tangent: use .* or x\.detach\(\)$"):
+                call()
+        assert len(sp.prune(x.detach(), config, backend=backend).keep) == 2
+
+
+def test_gradients_of_tokens_that_are_first_read_in_inference_mode(backend: str, device: torch.device) -> None:
+    x = field((2, 3, 4, 8), redundancy=0.5).to(device).requires_grad_()
+    result = sp.prune(x, backend=backend)
+    with torch.inference_mode():
+        result.tokens.norm()
+    result.tokens.sum().backward()
+    assert torch.equal(x.grad, result.keep[..., None].expand_as(x).float())
 
 
 def test_inference_mode(backend: str, device: torch.device) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamprune_triton.shapes.world import SIDE
+from streamprune_triton.shapes.clip import ShapesClip
+from streamprune_triton.shapes.world import SIDE, STEP
 from streamprune_triton.training import Shapes, Videos
 
 GOOD = {"video": "clip.mp4", "question": "What moves?", "answer": "a block"}
@@ -37,7 +38,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def test_frames_are_those_up_to_the_question(clip: Path, tmp_path: Path):
-    data = Videos(written(tmp_path, GOOD, {**GOOD, "at": 1.5}, "", {**GOOD, "at": 0}), fps=2.0)
+    data = Videos(written(tmp_path, GOOD, {**GOOD, "at": 1.5}, " ", {**GOOD, "at": 0}), fps=2.0)
     assert len(data) == 3
     assert [len(data[n].frames) for n in range(3)] == [6, 4, 1]
     told = data[1]
@@ -100,3 +101,18 @@ def test_shapes_are_the_same_for_the_same_seed():
     )
     with pytest.raises(IndexError):
         data[6]
+
+
+def test_a_question_about_shapes_is_asked_where_its_frames_end(monkeypatch: pytest.MonkeyPatch):
+    asked, ask = [], ShapesClip.ask
+    monkeypatch.setattr(ShapesClip, "ask", lambda clip, step: asked.append((clip, step)) or ask(clip, step))
+    data = Shapes(6, seed=3, steps=4)
+    told = [data[n] for n in range(6)]
+    assert len({step for _, step in asked}) > 1
+    for sample, (clip, step) in zip(told, asked, strict=True):
+        frames = [image for _, image in clip]
+        assert len(frames) == 4 * STEP
+        assert np.array_equal(sample.frames, frames[: (step + 1) * STEP])
+        assert ask(clip, step)[sample.question] == sample.answer
+    with pytest.raises(IndexError):
+        data[-1]
