@@ -102,5 +102,6 @@ class Keeping:
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Of two vectors, in float64; 0 where one is zero or not finite."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    value = float(a @ b / max(sqrt(a @ a) * sqrt(b @ b), 1e-16))
+    with np.errstate(invalid="ignore"):
+        value = float(a @ b / max(sqrt(a @ a) * sqrt(b @ b), 1e-16))
     return value if np.isfinite(value) else 0.0

@@ -232,7 +232,9 @@ def test_memory_is_taken_once_and_hardly_more_than_is_needed(family, memory: Mem
 
 
 @pytest.mark.parametrize(
-    ("other", "likeness"), [([6, 8], 1), ([-4, 3], 0), ([-3, -4], -1), ([0, 0], 0), ([np.nan, 1], 0)], ids=str
+    ("other", "likeness"),
+    [([6, 8], 1), ([-4, 3], 0), ([-3, -4], -1), ([0, 0], 0), ([np.nan, 1], 0), ([np.inf, -np.inf], 0)],
+    ids=str,
 )
 def test_how_alike_two_carriers_are(other: list[float], likeness: float):
     """Not at all where one has no direction, or none that can be told."""
