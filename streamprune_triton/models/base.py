@@ -57,7 +57,7 @@ def inference(method: Method) -> Method:
         known = torch.amp.is_autocast_available(kind)  # not of the meta device
         surrounded = known and not self.gradients and torch.is_autocast_enabled(kind)
         exact = torch.autocast(kind, enabled=False) if surrounded else nullcontext()
-        attention = nullcontext() if self.gradients else planless()
+        attention = planless() if kind == "cuda" and not self.gradients else nullcontext()
         with exact, attention, torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
             return method(self, *args, **kwargs)
 

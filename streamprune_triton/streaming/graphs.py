@@ -99,8 +99,8 @@ def _recover(here: torch.cuda.Stream, pool: Any) -> None:
 def _uncollected() -> Iterator[None]:
     """Inside it, no garbage is collected: a graph might be, and torch destroys one by a call that ends a capture."""
     enabled = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if enabled:

@@ -2,30 +2,71 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-import unmodified
-from streams import SOME, fed
+import torch
 from torch.backends.cuda import cudnn_sdp_enabled, enable_cudnn_sdp
 
+from streamprune_triton.models import attention
 from streamprune_triton.models.attention import planless
+from streamprune_triton.models.base import Adapter, inference
+
+
+class Looking(Adapter):
+    """Tells what torch may do while it computes."""
+
+    @inference
+    def look(self) -> bool:
+        return cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_session_does_without(before: bool) -> None:
-    model, processor = unmodified.build()
-    seen: list[bool] = []
-    for part in (model.model.visual, model.model.language_model):
-        part.register_forward_pre_hook(lambda *_: seen.append(cudnn_sdp_enabled()))
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_session_on_a_gpu_does_without(device: str, gradients: bool, before: bool) -> None:
+    """Not on another device, nor where a model is trained."""
+    adapter = Looking.without_processor(SimpleNamespace(device=torch.device(device)))
+    adapter.gradients = gradients
     enable_cudnn_sdp(before)
     try:
-        fed((model, processor), unmodified.film(4), 2, SOME)
+        assert adapter.look() == (before and (device == "cpu" or gradients))
         assert cudnn_sdp_enabled() == before
     finally:
         enable_cudnn_sdp(True)
-    assert len(seen) > 3
-    assert not any(seen)
+
+
+@pytest.mark.parametrize("line", ["_inside.add", "_before = cuda", "_inside.discard", "cuda.enable_cudnn_sdp(_before)"])
+def test_after_an_interrupt_the_next_one_gives_it_back(line: str) -> None:
+    """Of what happens at a moment when nothing of it is undone."""
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(line)
+    with planless():
+        assert not cudnn_sdp_enabled()
+    assert cudnn_sdp_enabled()
+
+
+def interrupted(text: str) -> None:
+    """`planless` once, with a KeyboardInterrupt in front of the first line that holds the text."""
+
+    def interrupt(frame: Any, event: str, _: Any) -> Any:
+        if event == "line" and text in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return interrupt
+
+    tracing = sys.gettrace()
+    sys.settrace(lambda frame, *_: interrupt if frame.f_code.co_filename == attention.__file__ else None)
+    try:
+        with planless():
+            pass
+    finally:
+        sys.settrace(tracing)
 
 
 def test_an_error_gives_it_back() -> None:
