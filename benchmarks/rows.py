@@ -64,7 +64,6 @@ class Row:
 
 
 @lru_cache(maxsize=4)
-@lru_cache(maxsize=2)
 def machine(device: torch.device) -> dict[str, str]:
     """The columns that are the same for a whole run, asked for once."""
     return {
