@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 
 from .config import PruneConfig
@@ -69,3 +71,12 @@ def check_config(config: object, xs: list[torch.Tensor]) -> None:
             grid, got = tuple(x.shape[1:3]), tuple(config.mask.shape)
             if got != grid:
                 raise ValueError(f"mask must have the grid's shape {grid}{f' in x[{b}]' * (len(xs) > 1)}, got {got}")
+
+
+def count(name: str, value: object, least: int) -> int:
+    """An integer, NumPy's included, of at least `least`. Raises TypeError or ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from .checks import check_count, check_memory, check_states
+from ..validate import count
+from .checks import check_memory, check_states
 from .layer import CarrierLayer
 from .rows import Numbers, Rows
 
@@ -108,8 +109,7 @@ class CarrierCache(Cache):
 
         Raises ValueError where there is a capacity, and it is less.
         """
-        check_count("rows", rows)
-        self._rows.reserve(int(rows))
+        self._rows.reserve(count("rows", rows, 0))
 
     def claim(self, rows: int) -> torch.Tensor:
         """Takes so many rows behind those held, for a forward with a `FixedCache` to write to.
@@ -128,8 +128,7 @@ class CarrierCache(Cache):
 
     def truncate(self, length: int) -> None:
         """Forgets the rows from number `length` on, in every layer that has them; nothing is written."""
-        check_count("length", length)
-        self._rows.truncate(int(length))
+        self._rows.truncate(count("length", length, 0))
 
     def crop(self, length: int) -> None:
         """As releases of transformers call it: the length to roll back to, or, negative, how many rows to forget.

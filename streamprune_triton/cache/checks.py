@@ -20,13 +20,6 @@ def check_capacity(capacity: object) -> None:
         raise ValueError(f"capacity must be at least 1 row, or None for no bound, got {capacity}")
 
 
-def check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{name} must be at least 0, got {value}")
-
-
 def check_memory(device: object, dtype: object) -> torch.device | None:
     """Where and of what a cache's memory is to be. Returns the device with its number, as tensors have it."""
     if dtype is not None and not isinstance(dtype, torch.dtype):

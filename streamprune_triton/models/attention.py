@@ -22,8 +22,8 @@ class _Caller:
 def planless() -> Iterator[None]:
     """Inside it, scaled dot product attention does not go to cuDNN, which torch prefers on Hopper.
 
-    cuDNN makes a plan for each number of queries and of keys, which takes longer than a step of a stream, and torch
-    keeps the plan for good: a stream has other numbers at each step, and does not end. torch's switch is the
+    cuDNN makes a plan for each number of queries and of keys, which may take longer than a step of a stream, and
+    torch keeps the plan for good: a stream has other numbers at each step, and does not end. torch's switch is the
     process's, so that this holds in every thread, as long as one is inside.
     """
     caller = _Caller()

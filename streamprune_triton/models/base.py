@@ -247,8 +247,8 @@ class Adapter:
     def _processed(self, clips: Sequence[np.ndarray]) -> Any:
         """What the model's video processor makes of clips (N, height, width, 3) uint8, all their frames.
 
-        It sizes and cuts bytes; they are normalised on the model's device, where that costs nothing and a quarter of
-        the bytes go, to the same bits.
+        It sizes and cuts bytes. They are normalised on the model's device, in its own arithmetic, so that a quarter of
+        the bytes of its floats go there.
         """
         videos = self.processor.video_processor
         options: dict[str, Any] = {"do_sample_frames": False, "input_data_format": "channels_first"}

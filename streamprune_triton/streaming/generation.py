@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..validate import count
 from .graphs import capturing
-from .memory import count
 
 ARGUMENTS = (
     "max_new_tokens",

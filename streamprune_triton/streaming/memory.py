@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
+
+from ..validate import count
 
 MODES = ("tokens", "carriers", "hybrid")
 POSITIONS = ("absolute", "compact")
@@ -53,12 +54,3 @@ class Memory:
     def carriers(self) -> bool:
         """Whether carriers are part of the sequence."""
         return self.mode != "tokens"
-
-
-def count(name: str, value: object, least: int) -> int:
-    """An integer, NumPy's included, of at least `least`. Raises TypeError or ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)

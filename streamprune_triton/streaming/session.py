@@ -17,12 +17,13 @@ from ..config import PruneConfig
 from ..models.processor import check_fits
 from ..result import PruneResult
 from ..transfer import on_host
+from ..validate import count
 from . import ingest, saving
 from .answer import Answer
 from .conversation import check_text
 from .frames import checked
 from .generation import Decoding
-from .memory import Memory, count
+from .memory import Memory
 from .past import Past
 from .reader import Reader
 from .stats import Stats
