@@ -29,6 +29,7 @@ TARGETS = {
     **{f"sm_{n}": GPUTarget("cuda", n, 32) for n in (75, 80, 86, 89, 90, 100, 120)},
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 KERNELS = ("similarity_kernel", "decide_kernel", "select_kernel", "compact_kernel", "kept_carrier_kernel")
 
 
@@ -72,7 +73,7 @@ class Launch:
             if multiple and specialised:
                 attributes[(index,)] = [["tt.divisibility", 16]]
         source = ASTSource(kernel, signature, constants, attributes)
-        options = self.options if target.backend == "cuda" else {"num_warps": self.options["num_warps"]}
+        options = {k: v for k, v in self.options.items() if target.backend == "cuda" or k != "maxnreg"}
         return triton.compile(source, target=target, options=options)
 
 
@@ -86,7 +87,7 @@ class Recorder:
         names = [p.name for p in self.kernel.params]
 
         def note(*args: Any, **kwargs: Any) -> None:
-            options: dict[str, int] = {k: kwargs.pop(k) for k in ("num_warps", "num_stages", "maxnreg") if k in kwargs}
+            options: dict[str, int] = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
             self.launches.append(Launch(self.kernel, grid, dict(zip(names, args, strict=False)) | kwargs, options))
 
         return note

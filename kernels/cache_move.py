@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .tuned import FUSED
+
 ROWS = 16  # rows a program
 
 
@@ -48,5 +50,5 @@ def move(table: torch.Tensor, kv: torch.Tensor) -> None:
     moves, width = table.shape[1], words.shape[4]
     move_kernel[(layers * pair * heads * triton.cdiv(moves, ROWS),)](
         table, words, moves, width, capacity * width,
-        BLOCK_M=ROWS, BLOCK_W=triton.next_power_of_2(width), num_warps=4,
+        BLOCK_M=ROWS, BLOCK_W=triton.next_power_of_2(width), num_warps=4, **FUSED,
     )  # fmt: skip

@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .tuned import FUSED
+
 ROWS = 16  # rows a program
 
 
@@ -76,5 +78,5 @@ def rotate(
     rotate_kernel[(layers * triton.cdiv(count, ROWS),)](
         cos if rows is None else rows, keys, cos, sin, count, heads, dim, f, step, apart,
         keys.stride(0), keys.stride(1),
-        ALL=rows is None, BLOCK_R=ROWS, BLOCK_F=triton.next_power_of_2(f), num_warps=4,
+        ALL=rows is None, BLOCK_R=ROWS, BLOCK_F=triton.next_power_of_2(f), num_warps=4, **FUSED,
     )  # fmt: skip

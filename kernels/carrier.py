@@ -53,7 +53,7 @@ def _mean(
             group = tl.zeros((GROUPS, d.shape[0]), tl.float32)
             for k in tl.static_range(GROUP):
                 at = (first + m + k).to(tl.int64)[:, None] * D + d[None, :]
-                there = (k < per_group) & (m + k < sums)
+                there = m + k < tl.where(k < per_group, sums, 0)
                 group += tl.load(sums_ptr + at, there[:, None] & (d < D)[None, :], other=0.0)
             mean += tl.sum(group, axis=0)
     else:

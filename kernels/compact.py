@@ -149,7 +149,7 @@ def _prune_block(
         if bad > 0:
             tl.atomic_add(nonfinite_ptr + b, bad)
         if LAST_KEPT:
-            old = tl.load(norms_ptr + t, inside & (has_norms != 0), other=float("nan"))
+            old = tl.load(norms_ptr + t, t < tl.where(has_norms != 0, area, 0), other=float("nan"))
             tl.store(next_norms_ptr + t, tl.where(fits, squared, old), mask=inside)
         elif n == length - 1:
             tl.store(next_norms_ptr + t, squared, mask=inside)

@@ -59,7 +59,8 @@ def temporal_of(
     if step > 0:
         before = total(dots_ptr, SQUARED_NORM, frame - area + t, mask, tokens, SLICES)
     else:
-        before = tl.load(norms_ptr + t, mask & (has_norms != 0), other=float("nan"))
+        there = mask & (t < tl.where(has_norms != 0, area, 0))
+        before = tl.load(norms_ptr + t, there, other=float("nan"))
     return cosine(total(dots_ptr, PREVIOUS, frame + t, mask, tokens, SLICES), squared, before)
 
 

@@ -15,7 +15,7 @@ from .decide import MASK_NAMES, decide_kernel
 from .select import select_kernel
 from .similarity import QUANTITIES, similarity_kernel
 from .streams import NAMES
-from .tuned import free, order
+from .tuned import FUSED, free, order
 
 TILE_H, TILE_W = 8, 8
 GROUP = 8  # tiles whose sums are added one by one: in a program that walks through them, else when they are read
@@ -182,16 +182,16 @@ class _Batch:
             int(row.reference is not None), self.tiles_per_program, per, tokens, 0 if n else len(self.streams),
             sync.numel(), self.d, *strides, **place, SPATIAL=kind > 0, SUMS=rule.carrier == "all",
             KEEP_LAST=not rule.last_kept, **tile, SLICE=cut.slice, BLOCK_D=cut.block_d,
-            LANES=16 // row.x.element_size(), EVEN=self.d % cut.block_d == 0, num_warps=cut.warps, **NO_SPILLS,
+            LANES=16 // row.x.element_size(), EVEN=self.d % cut.block_d == 0, num_warps=cut.warps, **NO_SPILLS, **FUSED,
         )  # fmt: skip
         if self.budget >= 0:
             decide_kernel[(blocks,)](
                 self.dots, norms, seen, self.mask, self.decision, self.redundancy, out.temporal, out.spatial, table,
-                row.height, row.width, row.start, *has, tokens, *thresholds, **streams, **decide, num_warps=1,
+                row.height, row.width, row.start, *has, tokens, *thresholds, **streams, **decide, num_warps=1, **FUSED,
             )  # fmt: skip
             select_kernel[(len(self.streams) if rule.clip else frames,)](
                 self.decision, self.redundancy, table, row.height, row.width, row.length, row.start, self.budget,
-                **streams, CLIP=rule.clip, BLOCK_T=SELECT_T, num_warps=4,
+                **streams, CLIP=rule.clip, BLOCK_T=SELECT_T, num_warps=4, **FUSED,
             )  # fmt: skip
         parts = self.free.parts
         carriers = frames * ceil_div(self.d, CARRIER_D) if rule.carrier == "all" else 0
@@ -202,13 +202,13 @@ class _Batch:
             row.stop, row.capacity, *has, blocks * parts, blocks, self.tiles_per_program, tokens, self.d, *strides,
             *thresholds, **place, DECIDE=self.budget < 0, LAST_KEPT=rule.last_kept, **decide, **tile, GROUP=GROUP,
             PARTS=parts, BLOCK_D=cut.block_d, CARRIER_D=CARRIER_D, CARRIER_ROWS=CARRIER_ROWS, num_warps=4,
-            **NO_SPILLS,
+            **NO_SPILLS, **FUSED,
         )  # fmt: skip
         if rule.carrier == "kept":
             kept_carrier_kernel[(frames * ceil_div(self.d, CARRIER_D),)](
                 row.x, self.dots, keep, out.counts, out.carriers, table, row.height, row.width, row.start, tokens,
                 self.d, *strides, **place, **tile, SLICES=self.slices, BLOCK_D=CARRIER_D, ROWS=CARRIER_ROWS,
-                num_warps=4,
+                num_warps=4, **FUSED,
             )  # fmt: skip
 
 

@@ -146,7 +146,8 @@ def _compare(
             if SUMS:
                 sums += (add_tokens(own, lane),)
         if SUMS:
-            so_far = tl.load(sums_ptr + d, (d < D) & (fresh == 0), other=0.0)
+            added = tl.full(d.shape, fresh, tl.int1) == 0
+            so_far = tl.load(sums_ptr + d, (d < D) & added, other=0.0)
             tl.store(sums_ptr + d, so_far + across_strips(sums, LANES), mask=d < D)
         d += BLOCK_D
         at += BLOCK_D

@@ -16,6 +16,9 @@ import triton
 
 FOLDER = Path(__file__).parent / "configs"
 LOG = logging.getLogger("streamprune_triton")
+# Said at every launch: Triton 3.9 warns where it is not, as 3.10 no longer fuses by default. Sums over D ask for it
+# one by one (`strips.add_dots`) and are the same either way; the cache's rotations are not.
+FUSED = {"enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def test_kernels_compile_for(target, dtype, monkeypatch, tmp_path):
     for dim, f in ((128, 64), (256, 128), (80, 20)):
         for launch in launches(monkeypatch, dtype, dim, f):
             compiled = launch.compile(TARGETS[target])
+            assert compiled.metadata.enable_fp_fusion, "no release's default is relied on"
             if target.startswith("gfx"):
                 assert re.search(r"\.private_segment_fixed_size:\s*0\b|ScratchSize: 0\b", compiled.asm["amdgcn"])
                 continue

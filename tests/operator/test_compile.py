@@ -22,8 +22,14 @@ CASES = {
     "no carrier": (sp.PruneConfig(carrier=None), 1),
     "temporal": (sp.PruneConfig(mask=None, keep_tokens=99, scope="clip"), 1),
 }
-# Bytes that Triton's older compilers move out of registers around the loop of the fused pass, for the A100 alone
-AROUND_THE_LOOP = {("similarity_kernel", "sm_80"): 80} if triton.__version__ < "3.8" else {}
+# Bytes of a thread that a release's compiler moves out of registers around the loop of the fused pass
+RELEASE = tuple(map(int, triton.__version__.split(".")[:2]))
+if RELEASE < (3, 8):
+    AROUND_THE_LOOP = {"sm_80": 80}
+elif RELEASE < (3, 9):
+    AROUND_THE_LOOP = {}
+else:
+    AROUND_THE_LOOP = {"sm_80": 104, "sm_86": 8, "sm_89": 8, "sm_90": 8, "sm_100": 56, "sm_120": 16}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FEATURE_READERS = ("similarity_kernel", "compact_kernel", "kept_carrier_kernel")
 
@@ -46,12 +52,14 @@ def test_kernels_compile_for(target, dtype):
                 continue
             seen.add((launch.name, case == "default"))
             compiled = launch.compile(TARGETS[target])
+            assert compiled.metadata.enable_fp_fusion, "no release's default is relied on"
             if target.startswith("gfx"):
                 assert re.search(r"\.private_segment_fixed_size:\s*0\b|ScratchSize: 0\b", compiled.asm["amdgcn"])
                 continue
             if int(target[3:]) >= 80:
                 made = machine(compiled)
-                assert made.spilled <= AROUND_THE_LOOP.get((launch.name, target), 0), (case, launch.name)
+                allowed = AROUND_THE_LOOP.get(target, 0) if launch.name == "similarity_kernel" else 0
+                assert made.spilled <= allowed, (case, launch.name)
                 assert not [name for name in made.loop if name.startswith(("LDL", "STL"))], (case, launch.name)
             if launch.name in FEATURE_READERS:
                 loads = [s for s in re.findall(r"ld\.global\S*", compiled.asm["ptx"]) if "v4.b32" in s]

@@ -462,7 +462,7 @@ def test_gradients_under_a_transform_of_torch_func(backend: str, device: torch.d
     assert torch.equal(gradient, kept[..., None].expand_as(x).float())
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # which forward_ad asks for
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # which forward_ad asks for
 def test_forward_differentiation_is_refused(backend: str, device: torch.device) -> None:
     """Its tangents would be lost without a word."""
     plain, config = field((2, 3, 4, 8), redundancy=0.5).to(device), sp.PruneConfig()
