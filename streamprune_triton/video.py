@@ -193,7 +193,7 @@ def _open(path: Path) -> tuple[Any, Any]:
     if path.is_dir():
         raise ValueError(f"{path}: a directory: give one video file in it")
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        container = av.open(str(path), **_lenient(av.__version__))
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or "cannot be opened"
         raise ValueError(f"{path}: FFmpeg cannot read it ({reason}): give a video file, such as an .mp4") from error
@@ -203,6 +203,11 @@ def _open(path: Path) -> tuple[Any, Any]:
         container.close()
         raise ValueError(f"{path}: holds no video stream: give a video file, such as an .mp4")
     return container, streams[0]
+
+
+def _lenient(version: str) -> dict[str, str]:
+    """Options with which a release of PyAV opens files whose metadata is no UTF-8; from 19 on it always does."""
+    return {} if int(version.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 
 
 def _rate(stream: Any) -> Fraction:

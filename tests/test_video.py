@@ -147,6 +147,15 @@ def test_bad_fps(tmp_path: Path, fps: object) -> None:
         Video(tmp_path / "none.mp4", fps)  # type: ignore[arg-type]
 
 
+def test_a_title_that_is_no_text(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", [0, 1000])
+    marked = path.read_bytes()
+    assert b"Lavf" in marked
+    path.write_bytes(marked.replace(b"Lavf", b"L\xe9\xff\xfe"))
+    with Video(path) as video:
+        assert len(list(video)) == 2
+
+
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.mp4: no such file"):
         Video(tmp_path / "none.mp4")
