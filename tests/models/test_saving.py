@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import unmodified
-from safetensors import safe_open
 from safetensors.torch import save_file
 from streams import GREEDY, KINDS, SOME, STREAMED, WHAT, Heard, answer, counts_of, fed, same_past
 
@@ -180,30 +179,25 @@ def test_a_pipe_stays_one(family, tmp_path: Path):
 def test_a_damaged_file_changes_nothing(family, tmp_path: Path):
     path = tmp_path / "stream.safetensors"
     fed(family, unmodified.film(4), 2, SOME, Memory("carriers")).save(path)
-    with safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     session = fed(family, unmodified.film(2), 2, SOME, Memory("carriers"))
-    untouched = session.fork()
-    for wrong in ({}, {"kind": "{"}, {"kind": "3"}, {"kind": header["kind"]}):
-        save_file(tensors, path, {"format": header["format"], **wrong})
-        with pytest.raises(ValueError, match=r"path must be a session's file, and .* is damaged"):
+    whole, untouched = path.read_bytes(), session.fork()
+    body = 8 + int.from_bytes(whole[:8], "little")
+    draw = random.Random(0)
+    flips = [draw.randrange(8 * 8) for _ in range(8)]
+    flips += [draw.randrange(8 * 8, 8 * body) for _ in range(150)]
+    flips += [draw.randrange(8 * body, 8 * len(whole)) for _ in range(50)]
+    damaged = [whole[:-7], whole[:body], whole[: body // 2], b""]
+    for flip in flips:
+        changed = bytearray(whole)
+        changed[flip // 8] ^= 1 << flip % 8
+        damaged.append(bytes(changed))
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^path must be a session's file"):
             session.load(path)
         assert same_bits(session, untouched)
-    for name in ("cache.keys", "rows.dies", "pruner.reference", "carriers"):
-        save_file({k: v for k, v in tensors.items() if k != name}, path, header)
-        with pytest.raises(ValueError, match="path must be a session's file"):
-            session.load(path)
-        save_file(
-            tensors | {name: tensors[name][:1, :1] if tensors[name].ndim > 1 else tensors[name][:1]}, path, header
-        )
-        with pytest.raises(ValueError, match="path must be a session's file"):
-            session.load(path)
-        assert same_bits(session, untouched)
-    save_file(tensors, path, header)
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match="path must be a session's file"):
-        session.load(path)
-    assert same_bits(session, untouched)
+    path.write_bytes(whole)
+    session.load(path)
 
 
 def test_a_file_of_another_format_is_refused(family, tmp_path: Path):
@@ -224,20 +218,6 @@ def test_a_file_of_another_format_is_refused(family, tmp_path: Path):
         assert repr(str(path)) in str(caught.value)
         assert "\n" not in str(caught.value)
         assert same_bits(session, untouched)
-
-
-@pytest.mark.parametrize("name", ["said", "turns", "stats", "blocks", "position"])
-def test_a_file_that_lacks_a_value_is_refused(family, tmp_path: Path, name: str):
-    path = tmp_path / "stream.safetensors"
-    session = fed(family, unmodified.film(4), 2, SOME)
-    session.save(path)
-    with safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    past = json.loads(header["past"])
-    del past[name]
-    save_file(tensors, path, {**header, "past": json.dumps(past)})
-    with pytest.raises(ValueError, match=rf"^path must be a session's file, and .* is damaged: KeyError\('{name}'\)$"):
-        session.load(path)
 
 
 def test_a_mask_of_ones_own_is_saved(family, tmp_path: Path):
@@ -281,26 +261,3 @@ def test_a_fork_that_only_answers_copies_nothing(family):
     del fork
     session.append(unmodified.film(8))
     assert session._past.cache.layers[0].keys.data_ptr() == storage
-
-
-@pytest.mark.parametrize("part", ["row", "block", "carrier", "grid"])
-def test_parts_of_a_file_that_do_not_fit_each_other_are_refused(family, tmp_path: Path, part: str):
-    path = tmp_path / "stream.safetensors"
-    session = fed(family, unmodified.film(4), 2, SOME, Memory("carriers"))
-    session.save(path)
-    with safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    past, untouched = json.loads(header["past"]), session.fork()
-    if part == "row":
-        tensors |= {name: each[..., :-1].contiguous() for name, each in tensors.items() if name.startswith("rows.")}
-    if part == "block":
-        del past["blocks"][-1]
-    if part == "carrier":
-        tensors["carriers"] = tensors["carriers"][:, :-1].contiguous()
-    if part == "grid":
-        past["grid"][0] += 1
-    save_file(tensors, path, {**header, "past": json.dumps(past)})
-    said = {"row": "records another number", "block": "unknown blocks", "carrier": "another width"}
-    with pytest.raises(ValueError, match=rf"is damaged: ValueError\(.*{said.get(part, 'another grid')}"):
-        session.load(path)
-    assert same_bits(session, untouched)
