@@ -205,7 +205,7 @@ def _open(path: Path) -> tuple[Any, Any]:
     return container, streams[0]
 
 
-def _lenient(version: str) -> dict[str, str]:
+def _lenient(version: str) -> dict[str, Any]:
     """Options with which a release of PyAV opens files whose metadata is no UTF-8; from 19 on it always does."""
     return {} if int(version.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 

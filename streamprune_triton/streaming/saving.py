@@ -136,7 +136,7 @@ def _checksum(header: dict[str, str], tensors: dict[str, torch.Tensor]) -> str:
     crc = zlib.crc32(json.dumps(header, sort_keys=True).encode())
     for name, each in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {each.dtype} {tuple(each.shape)}".encode(), crc)
-        crc = zlib.crc32(each.reshape(-1).view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(each.reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
 
 
