@@ -74,7 +74,8 @@ def prune_padded(
     """`prune` with shapes that do not depend on data: never waits for the host, can be captured in a CUDA graph.
 
     Args:
-        x, config, state: as in `prune`; x is one stream's (T, H, W, D).
+        x, config, state: as in `prune`; x is one stream's (T, H, W, D). In a capture, a config's mask tensor must be on
+            x's device already.
         capacity: rows of the result's tokens and indices. Where more are left, the first `capacity` in order are
             kept and `overflow` is set.
         out: an earlier result of the same shapes, whose memory is written again. It must not share memory with x or

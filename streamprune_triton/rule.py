@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .config import PruneConfig
+from .transfer import upload
 
 NEVER = 2.0  # a threshold that no cosine exceeds
 
@@ -33,7 +34,7 @@ class Rule(NamedTuple):
         is_tensor = isinstance(mask, torch.Tensor)
         budget = config.keep_tokens is not None
         return cls(
-            mask.to(device, non_blocking=device.type != "cpu") if isinstance(mask, torch.Tensor) else None,
+            upload(mask, device) if isinstance(mask, torch.Tensor) else None,
             "tensor" if is_tensor else str(mask or "none"),
             _threshold(config.temporal_threshold, budget),
             _threshold(config.spatial_threshold, budget),
