@@ -209,6 +209,10 @@ def test_thresholds_are_strict(backend: str, device: torch.device) -> None:
     assert sp.prune(x, sp.PruneConfig(temporal_threshold=s_t - 1e-9), backend=backend).keep.all()
     lower = torch.nextafter(torch.tensor(s_t), torch.tensor(-1.0)).item()
     assert not sp.prune(x, sp.PruneConfig(temporal_threshold=lower), backend=backend).keep[1].any()
+    # nor is a neighbour of just that similarity dropped, for those whose similarity to survivors counts
+    x = torch.stack([a, a, b, b]).view(2, 1, 2, 2).to(device)
+    result = sp.prune(x, sp.PruneConfig(temporal_threshold=0.0, neighbors="survivors"), backend=backend)
+    assert result.keep[1].flatten().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("scope", ["frame", "clip"])
