@@ -359,7 +359,8 @@ def test_squared_norm_overflow(backend: str, device: torch.device) -> None:
     """Tokens too long for fp32 are like zero vectors, kept as they are, and not counted as non-finite."""
     x = torch.ones(2, 1, 2, 4, device=device)
     x[:, 0, 0] = 1e25
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype, beside in ((torch.float32, 1.0), (torch.bfloat16, 1.0), (torch.float32, 2.0**50)):  # dots, too
+        x[:, 0, 1] = beside
         result = sp.prune(x.to(dtype), sp.PruneConfig(mask="all"), backend=backend)
         assert result.temporal[1].flatten().tolist() == [0.0, 1.0]
         assert result.spatial.flatten().tolist() == [0.0] * 4
