@@ -23,7 +23,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_frames_of_several_blocks(backend: str, device: torch.device, options: dict[str, Any]) -> None:
-    x = spoil(field((3, 9, 17, 3), redundancy=0.5), ["nan", "inf", "zeros"]).to(device)
+    x = spoil(field((3, 9, 17, 7), redundancy=0.5), ["nan", "inf", "zeros"]).to(device)
     assert_agrees(sp.prune(x, sp.PruneConfig(**options), backend=backend), x, options)
     for capacity in (45, 459):
         got = padded(x, sp.PruneConfig(**options), backend=backend, capacity=capacity)
