@@ -49,6 +49,8 @@ class Kind:
             "model_type": config.model_type,
             "layers": text.num_hidden_layers,
             "hidden_size": text.hidden_size,
+            "num_key_value_heads": getattr(text, "num_key_value_heads", None),
+            "head_dim": getattr(text, "head_dim", None),
             "dtype": str(session._model.dtype),
         }
         return cls(model, described(session.config), asdict(session.memory), session.fps, session.system)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import threading
@@ -135,6 +136,18 @@ def test_a_file_of_another_session_is_refused(family, tmp_path: Path):
         session.load(tmp_path / "tensors")
     with pytest.raises(OSError, match="nowhere"):
         session.load(tmp_path / "nowhere")
+
+
+def test_a_file_of_a_model_of_other_heads_is_refused(family, tmp_path: Path):
+    path = tmp_path / "stream.safetensors"
+    fed(family, unmodified.film(4), 2, SOME).save(path)
+    model, processor = family
+    config = copy.deepcopy(model.config)
+    text = config.get_text_config()
+    text.num_key_value_heads = text.num_attention_heads
+    session = StreamingSession(type(model)(config).eval(), processor, SOME)
+    with pytest.raises(ValueError, match=r"^path must hold a session of model\.num_key_value_heads = \d, got "):
+        session.load(path)
 
 
 def test_only_what_differs_is_named(family, tmp_path: Path):

@@ -51,7 +51,7 @@ def test_carriers_of_frames_of_many_tokens(backend: str, device: torch.device) -
 
 @pytest.mark.parametrize("shape", [(300, 1, 2, 1), (1, 257, 32, 1)], ids=["frames", "blocks"])
 def test_ranks_behind_many(backend: str, device: torch.device, shape: tuple[int, int, int, int]) -> None:
-    """Every third token is another, so that every frame and every block keeps some."""
+    """Every third token is another: frames keep two, one or none, blocks two thirds."""
     x = torch.ones(shape).flatten()
     x[::3] = -1.0
     x = x.view(shape).to(device)
